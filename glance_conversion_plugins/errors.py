@@ -1,0 +1,81 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Every failure this package can raise, and its words for an image's owner.
+
+::
+
+    ConversionError
+    ├── ImageRefused          the image itself is at fault
+    │   ├── FormatMismatch    it is not what its disk_format claims
+    │   ├── UnsafeImage       it points outside itself, or hides something
+    │   ├── DamagedImage      it is truncated or corrupt
+    │   └── TooLarge          it exceeds a limit or a quota
+    ├── SourceFailed          reading stopped although the image looked sound
+    ├── SinkFailed            a store did not take the data
+    │   ├── StoreFull
+    │   └── AlreadyStored
+    ├── Cancelled             the image was deleted, or its import taken over
+    └── Misconfigured         this deployment can not do what it was asked to
+
+``str()`` of any of them is one sentence for the owner of the image: no path,
+no traceback, no name of a process. What an operator needs besides goes to the
+log where the error is made.
+"""
+
+
+class ConversionError(Exception):
+    """Base of all errors of this package."""
+
+
+class ImageRefused(ConversionError):
+    """The image is at fault; importing it again unchanged fails again."""
+
+
+class FormatMismatch(ImageRefused):
+    """The content is not of the format that the image claims."""
+
+
+class UnsafeImage(ImageRefused):
+    """The image breaks a rule that keeps the cloud safe."""
+
+
+class DamagedImage(ImageRefused):
+    """The image is truncated or corrupt."""
+
+
+class TooLarge(ImageRefused):
+    """The image exceeds a limit or a quota."""
+
+
+class SourceFailed(ConversionError):
+    """Reading the image stopped for a reason that is not the image's."""
+
+
+class SinkFailed(ConversionError):
+    """A store did not take the data."""
+
+
+class StoreFull(SinkFailed):
+    """There is no room left in the store."""
+
+
+class AlreadyStored(SinkFailed):
+    """The store already holds data under the name of this image."""
+
+
+class Cancelled(ConversionError):
+    """The image was deleted, or its import was taken over."""
+
+
+class Misconfigured(ConversionError):
+    """This deployment lacks something that the conversion needs."""

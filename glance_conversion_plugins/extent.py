@@ -1,0 +1,106 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Ranges of an image: what is data, what reads as zeros, what is a hole."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import enum
+from typing import NamedTuple
+
+# The largest range that is_zero() takes, and the buffer that stands for zeros
+# wherever something must see them. One buffer for all keeps it in the cache.
+_ZERO_BYTES = bytes(1024 * 1024)
+ZEROS = memoryview(_ZERO_BYTES)
+
+
+class Kind(enum.Enum):
+    """What is known of an extent before it is read."""
+
+    DATA = 'data'   # must be read
+    ZERO = 'zero'   # allocated, reads as zeros
+    HOLE = 'hole'   # not allocated, reads as zeros
+
+
+class Extent(NamedTuple):
+    """A range of bytes of one kind."""
+
+    start: int
+    length: int
+    kind: Kind
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+def is_zero(view: memoryview) -> bool:
+    """Say whether a view of at most 1 MiB holds nothing but zeros.
+
+    ``startswith`` compares with memcmp, at 30 GiB/s and without a copy;
+    ``any(view)`` walks the bytes at 0.2 GiB/s.
+    """
+    return _ZERO_BYTES.startswith(view)
+
+
+def merge(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Join neighbours that need the same treatment.
+
+    Zeros and holes are treated alike by all that read, so a run of both
+    becomes one zero extent.
+    """
+    held: Extent | None = None
+    for extent in extents:
+        if not extent.length:
+            continue
+        if held is None:
+            held = extent
+        elif (held.kind is Kind.DATA) == (extent.kind is Kind.DATA):
+            kind = held.kind if held.kind is extent.kind else Kind.ZERO
+            held = Extent(held.start, held.length + extent.length, kind)
+        else:
+            yield held
+            held = extent
+    if held is not None:
+        yield held
+
+
+def split(extent: Extent, block: int) -> Iterator[Extent]:
+    """Cut an extent at every multiple of ``block``."""
+    start = extent.start
+    while start < extent.end:
+        stop = min(extent.end, (start // block + 1) * block)
+        yield Extent(start, stop - start, extent.kind)
+        start = stop
+
+
+def data_runs(view: memoryview, offset: int, block: int
+              ) -> Iterator[tuple[int, int]]:
+    """Find what must be written of ``view``, which lies at ``offset``.
+
+    :param block: grain of the search in bytes, at most 1 MiB; blocks are
+        aligned in the image, not in the view
+    :returns: (start, stop) pairs, relative to the view, outside of which the
+        view holds only zeros
+    """
+    run: int | None = None
+    blocks = split(Extent(offset, len(view), Kind.DATA), block)
+    for start, length, _ in blocks:
+        start -= offset
+        if is_zero(view[start:start + length]):
+            if run is not None:
+                yield run, start
+                run = None
+        elif run is None:
+            run = start
+    if run is not None:
+        yield run, len(view)

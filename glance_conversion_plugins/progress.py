@@ -1,0 +1,108 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""How far a conversion is, in words, and where its time goes."""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import threading
+import time
+
+
+def amount(size: float) -> str:
+    """Write a number of bytes for people, in binary units."""
+    for unit in ('B', 'KiB', 'MiB'):
+        if size < 1024:
+            return f'{size:.0f} {unit}'
+        size /= 1024
+    return f'{size:.1f} GiB'
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds} s'
+    if seconds < 3600:
+        return f'{seconds // 60} min {seconds % 60:02} s'
+    return f'{seconds // 3600} h {seconds % 3600 // 60:02} min'
+
+
+class Clock:
+    """Adds up the time spent in each stage; stages may run in parallel."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._spent: dict[str, float] = collections.defaultdict(float)
+
+    @contextlib.contextmanager
+    def run(self, stage: str) -> Iterator[None]:
+        start = self._now()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._spent[stage] += self._now() - start
+
+    def __str__(self) -> str:
+        with self._lock:
+            return ', '.join(f'{stage} {spent:.2f} s'
+                             for stage, spent in self._spent.items())
+
+
+class Progress:
+    """The state of one conversion, as its owner sees it.
+
+    Written by the threads that do the work, read by the one that reports.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._phase = 'Preparing'
+        self._since = self._started = now()
+        self._total = self._done = 0
+        self.written = 0
+
+    def enter(self, phase: str, total: int = 0) -> None:
+        """Begin a phase that covers ``total`` bytes (0: not known)."""
+        with self._lock:
+            self._phase, self._total, self._done = phase, total, 0
+            self._since = self._now()
+
+    def advance(self, length: int) -> None:
+        with self._lock:
+            self._done += length
+
+    def wrote(self, length: int) -> None:
+        with self._lock:
+            self.written += length
+
+    @property
+    def elapsed(self) -> float:
+        return self._now() - self._started
+
+    def __str__(self) -> str:
+        with self._lock:
+            spent = self._now() - self._since
+            if not self._total:
+                return f'{self._phase}, {duration(spent)} so far'
+            text = (f'{self._phase}: {100 * self._done // self._total}% '
+                    f'({amount(self._done)} of {amount(self._total)}, '
+                    f'{amount(self.written)} written)')
+            if not self._done:
+                return f'{text}, {duration(spent)} so far'
+            left = spent * (self._total - self._done) / self._done
+            return f'{text}, about {duration(left)} left'

@@ -1,0 +1,225 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The qemu processes: what they may do, and what they say.
+
+Every process runs without privileges to gain, with an empty environment, with
+limits on memory and time, and dies with the thread that started it. Formats
+and protocols are always given, never probed; nothing but the named file is
+ever opened.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import tempfile
+from typing import Any
+
+from glance_conversion_plugins import errors
+
+LOG = logging.getLogger(__name__)
+
+# Names a process of ours to those who look for strays: "PID STARTTIME" of the
+# owner is in its environment.
+OWNER_VARIABLE = 'GLANCE_CONVERSION_OWNER'
+
+_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
+# qemu-nbd needs 0.25 GiB of address space for any image; caches of tables
+# add tens of MiB, and qemu-img check 2 bytes for each cluster of the file.
+_MEMORY_KIB = 1024 * 1024
+
+# setpriv arranges death with the parent; if the parent was gone before that,
+# the shell sees a stranger as its parent and ends. Then it sets the limits,
+# moves the listening socket to where socket activation expects it, and
+# becomes qemu.
+_LAUNCH = """
+[ "$PPID" = "$1" ] || exit 126
+ulimit -v "$2" && ulimit -t "$3" && ulimit -f 0 && ulimit -c 0 || exit 126
+action=$4
+shift 4
+if [ "$action" = listen ]
+then export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 </dev/null
+else exec "$@"
+fi
+"""
+
+# What a shell says when it could not start a program.
+_NOT_STARTED = (126, 127)
+_MISSING = 'This cloud can not convert images: a program is missing.'
+
+
+def _launch(argv: Sequence[str], cpu_seconds: int, stdin: Any = None,
+            **kwargs: Any) -> subprocess.Popen[str]:
+    """Start a qemu program under its limits."""
+    command = ['setpriv', '--no-new-privs', '--pdeathsig', 'KILL',
+               '/bin/sh', '-c', _LAUNCH, 'sh', str(os.getpid()),
+               str(_MEMORY_KIB), str(cpu_seconds),
+               'listen' if stdin else 'plain', *argv]
+    env = {'PATH': _PATH, 'LC_ALL': 'C', OWNER_VARIABLE: identity(os.getpid())}
+    try:
+        return subprocess.Popen(command, env=env, text=True,
+                                stdin=stdin or subprocess.DEVNULL, **kwargs)
+    except OSError as e:
+        LOG.error('Could not start %s: %s', argv[0], e)
+        raise errors.Misconfigured(_MISSING) from e
+
+
+def identity(pid: int) -> str:
+    """Name a process beyond the reuse of its pid; '' if there is none.
+
+    Field 22 of /proc/PID/stat is the start time in clock ticks since boot.
+    """
+    try:
+        with open(f'/proc/{pid}/stat', encoding='utf-8') as f:
+            return f"{pid} {f.read().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return ''
+
+
+def node(path: str, driver: str) -> str:
+    """Describe an image to qemu, leaving nothing for it to guess."""
+    tree: dict[str, Any] = {
+        'driver': driver,
+        'read-only': True,
+        'file': {'driver': 'file', 'filename': path, 'locking': 'off'},
+    }
+    if driver == 'qcow2':
+        tree['backing'] = None
+    return 'json:' + json.dumps(tree)
+
+
+def _cpu_seconds(path: str) -> int:
+    """Allow a minute, and a second more for each 16 MiB of the file."""
+    return 60 + os.path.getsize(path) // (16 << 20)
+
+
+def _query(command: str, path: str, driver: str
+           ) -> tuple[int, dict[str, Any], str]:
+    argv = ['qemu-img', command, '--output=json', node(path, driver)]
+    with _launch(argv, _cpu_seconds(path), stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE) as process:
+        out, err = process.communicate()
+    if process.returncode in _NOT_STARTED:
+        LOG.error('Could not run %s: %s', argv[0], err)
+        raise errors.Misconfigured(_MISSING)
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        answer = {}
+    return process.returncode, answer, err.strip()
+
+
+def info(path: str, driver: str) -> Mapping[str, Any]:
+    """What ``qemu-img info`` says.
+
+    :raises errors.DamagedImage: if it can not open the image
+    """
+    status, answer, err = _query('info', path, driver)
+    if status or not answer:
+        LOG.warning('qemu-img info failed with %s: %s', status, err)
+        raise errors.DamagedImage(
+            f'The image can not be opened as {driver}: '
+            'its header or its tables are damaged.')
+    return answer
+
+
+def check(path: str, driver: str) -> Mapping[str, Any]:
+    """What ``qemu-img check`` says.
+
+    :raises errors.DamagedImage: if it can not finish
+    """
+    status, answer, err = _query('check', path, driver)
+    # 2: corruptions found, 3: only leaked clusters found; both are reported.
+    if status not in (0, 2, 3) or answer.get('check-errors', 1):
+        LOG.warning('qemu-img check failed with %s: %s', status, err)
+        raise errors.DamagedImage(
+            'The image is damaged: its tables can not be read to the end.')
+    return answer
+
+
+class NbdServer:
+    """A read-only ``qemu-nbd`` for one image, and connected sockets to it.
+
+    The clients connect to the listening socket before qemu starts, so there
+    is nothing to wait for, no path that others could open, and nothing to
+    remove when this process is killed. Without ``-t`` the server ends when
+    its last client leaves.
+    """
+
+    def __init__(self, path: str, driver: str, connections: int,
+                 virtual_size: int) -> None:
+        """Start the server.
+
+        :param driver: qemu's name of the image's format
+        :param connections: how many clients it serves at once
+        :param virtual_size: in bytes; allows a CPU second for each 64 MiB
+        """
+        with _listener() as (listener, address):
+            self.sockets = [_connect(address) for _ in range(connections)]
+        argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
+                node(path, driver)]
+        # A file, for nobody reads while qemu runs and a pipe could fill; it
+        # stays open as long as the server.
+        self._stderr = tempfile.TemporaryFile('w+')  # noqa: SIM115
+        with listener:
+            self._process = _launch(
+                argv, _cpu_seconds(path) + virtual_size // (64 << 20),
+                stdin=listener, stdout=subprocess.DEVNULL,
+                stderr=self._stderr)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def died(self) -> bool:
+        """Say whether it ended; waits a moment, for sockets close first."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return self._process.returncode is not None
+
+    def kill(self) -> None:
+        """End the server now; its clients see the connection close."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the server and log what it had to say."""
+        if self._stderr.closed:
+            return
+        self.kill()
+        self._stderr.seek(0)
+        if said := self._stderr.read(4096).strip():
+            LOG.warning('qemu-nbd said: %s', said)
+        self._stderr.close()
+
+
+@contextlib.contextmanager
+def _listener() -> Any:
+    """A listening Unix socket whose name is gone when the block ends."""
+    listener = socket.socket(socket.AF_UNIX)
+    with tempfile.TemporaryDirectory(prefix='glance-conversion-') as folder:
+        address = os.path.join(folder, 'nbd')
+        listener.bind(address)
+        listener.listen(64)
+        yield listener, address
+
+
+def _connect(address: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(address)
+    return client

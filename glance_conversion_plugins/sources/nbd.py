@@ -1,0 +1,146 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""An image of any format that qemu knows, decoded by qemu-nbd."""
+
+from collections.abc import Iterator
+import logging
+import os
+import queue
+from typing import Any
+
+import nbd
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import extent
+from glance_conversion_plugins import qemu
+
+LOG = logging.getLogger(__name__)
+
+_CONTEXT = nbd.CONTEXT_BASE_ALLOCATION
+
+# How much one query for extents covers: far less than the 4 GiB - 1 that the
+# protocol allows, so that no answer holds more than some 100,000 entries.
+_QUERY = 1 << 30
+
+# How long a wait on a socket lasts before it looks whether to give up.
+_POLL_MS = 1000
+
+
+class NbdSource:
+    """Reads through several connections to one qemu-nbd."""
+
+    def __init__(self, path: str, driver: str, virtual_size: int,
+                 connections: int = 4) -> None:
+        """Open an image.
+
+        :param driver: qemu's name of the format
+        :param virtual_size: in bytes, as ``qemu-img info`` told
+        :param connections: how many reads may be under way at once
+        """
+        self._closed = False
+        self._server = qemu.NbdServer(path, driver, connections + 1,
+                                      virtual_size)
+        self._idle: queue.LifoQueue[nbd.NBD] = queue.LifoQueue()
+        try:
+            handles = [self._handshake(s) for s in self._server.sockets]
+            self._describe = handles.pop()
+            self.size: int = self._describe.get_size()
+        except nbd.Error as e:
+            self._server.close()
+            LOG.warning('qemu-nbd does not serve the image: %s', e)
+            raise errors.SourceFailed(
+                f'The image can not be opened as {driver}.') from e
+        for handle in handles:
+            self._idle.put(handle)
+
+    @staticmethod
+    def _handshake(client: Any) -> nbd.NBD:
+        handle = nbd.NBD()
+        handle.add_meta_context(_CONTEXT)
+        handle.connect_socket(client.detach())
+        return handle
+
+    def extents(self, start: int, length: int) -> Iterator[extent.Extent]:
+        end = start + length
+        while start < end:
+            entries = self._block_status(min(_QUERY, end - start), start)
+            for size, flags in zip(entries[::2], entries[1::2], strict=True):
+                # The last entry of an answer may reach beyond the query.
+                size = min(size, end - start)
+                yield extent.Extent(start, size, _kind(flags))
+                start += size
+
+    def _block_status(self, length: int, offset: int) -> list[int]:
+        answer: list[int] = []
+
+        def collect(_context: str, _offset: int, entries: list[int],
+                    _error: Any) -> None:
+            answer.extend(entries)
+
+        try:
+            self._describe.block_status(length, offset, collect)
+        except nbd.Error as e:
+            raise self._failure(e.errnum, offset, str(e)) from e
+        return answer
+
+    def readinto(self, view: memoryview, offset: int) -> None:
+        handle = self._idle.get()
+        try:
+            self._read(handle, view, offset)
+        finally:
+            self._idle.put(handle)
+
+    def _read(self, handle: nbd.NBD, view: memoryview, offset: int) -> None:
+        # A failed asynchronous read is told to the callback only.
+        outcome: list[int] = []
+
+        def completed(error: Any) -> int:
+            outcome.append(error.value)
+            return 1
+
+        try:
+            handle.aio_pread(nbd.Buffer.from_buffer(view), offset, completed)
+            while not outcome:
+                if self._closed:
+                    raise errors.Cancelled('The conversion was stopped.')
+                handle.poll(_POLL_MS)
+        except nbd.Error as e:
+            raise self._failure(e.errnum, offset, str(e)) from e
+        if outcome[0]:
+            raise self._failure(outcome[0], offset, os.strerror(outcome[0]))
+
+    def _failure(self, errnum: int, offset: int, reason: str) -> Exception:
+        if self._closed:
+            return errors.Cancelled('The conversion was stopped.')
+        if self._server.died():
+            LOG.error('qemu-nbd ended while the image was read: %s', reason)
+            return errors.SourceFailed(
+                'The program that decodes the image stopped before the end.')
+        LOG.warning('Reading at %d failed with %s: %s', offset, errnum, reason)
+        return errors.DamagedImage(
+            f'The image is damaged: its content at offset {offset} '
+            'can not be decoded.')
+
+    def interrupt(self) -> None:
+        self._closed = True
+        self._server.kill()
+
+    def close(self) -> None:
+        self._closed = True
+        self._server.close()
+
+
+def _kind(flags: int) -> extent.Kind:
+    if flags & nbd.STATE_HOLE and flags & nbd.STATE_ZERO:
+        return extent.Kind.HOLE
+    return extent.Kind.ZERO if flags & nbd.STATE_ZERO else extent.Kind.DATA
