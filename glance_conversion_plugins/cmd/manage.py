@@ -1,0 +1,96 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""``glance-conversion-manage``: what an operator does by hand.
+
+Reads the configuration of the deployment's own Glance, as glance-api does:
+--config-file and --config-dir, or the folder OS_GLANCE_CONFIG_DIR names.
+"""
+
+from collections.abc import Sequence
+import sys
+from typing import Any
+
+from glance.common import config as glance_config
+from glance.common import wsgi_app
+import glance_store
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from glance_conversion_plugins import config
+from glance_conversion_plugins import errors
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+
+def _add_commands(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        'cleanup', help='remove what imports that died have left')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='only say what there is')
+    parser.add_argument(
+        '--dead-after', type=float, default=3600, metavar='SECONDS',
+        help='silence after which an import of another node, or one that '
+             'had not reached the conversion, is dead (default: %(default)s, '
+             'as for the import lock of Glance)')
+    parser.set_defaults(run=cleanup_)
+
+
+def cleanup_(args: Any) -> int:
+    """Find and remove; returns 1 if something could not be removed."""
+    from glance_conversion_plugins import cleanup
+    failed = found = 0
+    for finding in cleanup.find(args.dead_after):
+        found += 1
+        print(('would remove ' if args.dry_run else 'removing ')
+              + finding.what, flush=True)
+        if args.dry_run:
+            continue
+        try:
+            finding.remedy()
+        except Exception as e:
+            LOG.exception('Could not remove %s', finding.what)
+            print(f'  failed: {e}', flush=True)
+            failed += 1
+    if not found:
+        print('nothing to remove')
+    return 1 if failed else 0
+
+
+def _configure(argv: Sequence[str]) -> None:
+    logging.register_options(CONF)
+    glance_config.set_config_defaults()
+    CONF.register_cli_opt(cfg.SubCommandOpt(
+        'command', title='commands', handler=_add_commands))
+    CONF(argv, project='glance', prog='glance-conversion-manage',
+         default_config_files=wsgi_app._get_config_files())
+    logging.setup(CONF, 'glance')
+    config.register_opts(CONF)
+    glance_store.register_store_opts(
+        CONF, reserved_stores=wsgi_app.RESERVED_STORES)
+    glance_store.create_multi_stores(
+        CONF, reserved_stores=wsgi_app.RESERVED_STORES)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    try:
+        _configure(sys.argv[1:] if argv is None else argv)
+        return int(CONF.command.run(CONF.command))
+    except (cfg.Error, errors.ConversionError) as e:
+        print(f'glance-conversion-manage: {e}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,110 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Every option of this package, one group per feature."""
+
+import re
+
+from oslo_config import cfg
+from oslo_config import types
+
+_UNITS = {'B': 0, 'KB': 10, 'MB': 20, 'GB': 30, 'TB': 40}
+
+
+class Size(types.ConfigType):
+    """An amount of bytes, written as Glance's ``user_storage_quota`` is."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name='size value')
+
+    def __call__(self, value: object) -> int:
+        match = re.fullmatch(r'(\d+)([KMGT]?B)?', str(value))
+        if not match or not int(match[1]):
+            raise ValueError(f'"{value}" is not a size: write a number '
+                             'of bytes, or one followed by B, KB, MB, GB or '
+                             'TB, as in 100GB')
+        return int(match[1]) << _UNITS[match[2] or 'B']
+
+    def _formatter(self, value: object) -> str:
+        return str(value)
+
+    def __repr__(self) -> str:
+        return 'Size'
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+CONVERSION_OPTS: list[cfg.Opt] = [
+    cfg.StrOpt('output_format', choices=('raw', 'qcow2', 'vmdk'), help="""
+Format that images are converted to.
+
+Unset, it is what ``[image_conversion] output_format`` says, so a deployment
+that names its format there need not name it again. Images go directly into a
+store only where this is ``raw``.
+"""),
+    cfg.StrOpt('digests', default='inline', choices=('inline', 'deferred'),
+               help="""
+When ``checksum`` and ``os_hash_value`` are computed.
+
+``inline``: while the image is written; it becomes active when both are known.
+``deferred``: the image becomes active as soon as its data is written; both
+follow, computed from the stored data. Until then they are null. An image of
+mostly zeros becomes active several times sooner this way, for digests cover
+every zero.
+"""),
+    cfg.BoolOpt('legacy_checksum', default=True, help="""
+Whether the md5 ``checksum`` is computed beside ``os_hash_value``.
+
+Without it the field stays null, and a conversion costs half as much CPU time
+for digests. Clients older than the multihash (before 2019) verify downloads
+by this field alone.
+"""),
+    cfg.Opt('max_virtual_size', type=Size(), help="""
+Largest size that an image may have once converted, as in ``500GB``.
+
+A number of bytes, or one followed by B, KB, MB, GB or TB (powers of 1024).
+Larger images are refused before anything is written. Unset, it is Glance's
+own ``image_size_cap``; where both are set, the smaller one counts.
+"""),
+    cfg.IntOpt('max_concurrent', default=2, min=1, help="""
+How many images one node converts at once, over all processes of its Glance.
+
+Others wait; their tasks say so. Each conversion uses up to two cores for
+digests, part of one for decoding, and about 100 MiB of memory.
+"""),
+]
+
+SPARSE_STORE_OPTS: list[cfg.Opt] = [
+    cfg.IntOpt('zero_block_size', default=64 * 1024, min=4096,
+               max=1024 * 1024, help="""
+Grain in bytes at which zeros are found and left out, from 4096 to 1048576.
+
+Smaller blocks save space in the store where data is scattered, and cost CPU
+time and more, smaller writes.
+"""),
+]
+
+
+def register_opts(conf: cfg.ConfigOpts) -> None:
+    """Register all options. May be called more than once."""
+    for group, opts in list_opts():
+        conf.register_opts(opts, group=group)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """List all options, for generators of samples and documentation."""
+    return [('conversion', CONVERSION_OPTS),
+            ('sparse_store', SPARSE_STORE_OPTS)]

@@ -1,0 +1,141 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What remains to be done once Glance has adopted an image, or has not.
+
+Glance records an adopted image after our task has ended, and may fail at it
+without a word to us. So a thread waits for the end of the import: what Glance
+recorded loses our mark, what it did not is removed. Then deferred digests are
+computed.
+"""
+
+from collections.abc import Mapping
+import logging
+import threading
+import time
+from typing import Any
+
+from glance.common import exception
+from glance import context as glance_context
+from glance import db as glance_db
+
+from glance_conversion_plugins import conversion
+from glance_conversion_plugins import digest
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import ledger
+from glance_conversion_plugins import stores
+
+LOG = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+
+# Deferred digests of one process are computed one after the other: they take
+# two cores each, and nobody waits for them.
+_one_at_a_time = threading.Lock()
+
+
+def settle(image_id: str, task_id: str,
+           targets: Mapping[str, stores.AdoptingStore]) -> list[str]:
+    """Hand over what Glance has recorded, remove what it has not.
+
+    :param targets: the stores that hold something, by their identifiers
+    :returns: identifiers of the stores that were handed over
+    """
+    recorded = recorded_stores(image_id)
+    for store_id, store in targets.items():
+        try:
+            if store_id in recorded:
+                store.hand_over(image_id, task_id)
+            else:
+                store.discard(image_id, task_id)
+        except errors.SinkFailed:
+            LOG.exception('Image %s is not settled in store %s; the clean-up '
+                          'will do it', image_id, store_id)
+    return [store_id for store_id in targets if store_id in recorded]
+
+
+def recorded_stores(image_id: str) -> set[str]:
+    """The stores in which Glance knows the image to be."""
+    try:
+        image = glance_db.get_api().image_get(
+            glance_context.get_admin_context(), image_id)
+    except exception.NotFound:
+        return set()
+    return {location['metadata'].get('store')
+            for location in image['locations']
+            if location['status'] == 'active'}
+
+
+def record_digests(image_id: str, found: digest.Digest) -> None:
+    """Write the digests, and nothing else, if the image still lacks them."""
+    db = glance_db.get_api()
+    context = glance_context.get_admin_context()
+    try:
+        if db.image_get(context, image_id)['os_hash_value'] is None:
+            db.image_update(context, image_id, {
+                'checksum': found.checksum,
+                'os_hash_value': found.os_hash_value,
+            }, from_state='active')
+    except (exception.NotFound, exception.Conflict):
+        LOG.info('Image %s is not active any more', image_id)
+
+
+def defer_digests(image_id: str, store: stores.AdoptingStore,
+                  wanted: conversion.Wanted) -> None:
+    """Compute digests of the stored image and record them."""
+    with _one_at_a_time:
+        start = time.monotonic()
+        source = store.source(image_id)
+        try:
+            record_digests(image_id, conversion.digest_source(source, wanted))
+        finally:
+            source.close()
+    LOG.info('Digests of image %s computed in %.1f s', image_id,
+             time.monotonic() - start)
+
+
+class Settlement:
+    """Waits for the end of an import and settles it, on its own thread."""
+
+    def __init__(self, image_id: str, task_id: str,
+                 targets: Mapping[str, stores.AdoptingStore],
+                 deferred: conversion.Wanted | None) -> None:
+        self._image_id = image_id
+        self._task_id = task_id
+        self._targets = targets
+        self._deferred = deferred
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True,
+                         name=f'settle-{self._image_id}').start()
+
+    def _run(self) -> None:
+        try:
+            while not self._ended():
+                time.sleep(_POLL_SECONDS)
+            ledger.forget(self._task_id)
+            settled = settle(self._image_id, self._task_id, self._targets)
+            if settled and self._deferred:
+                defer_digests(self._image_id, self._targets[settled[0]],
+                              self._deferred)
+        except Exception:
+            LOG.exception('Image %s is not settled; the clean-up will do it',
+                          self._image_id)
+
+    def _ended(self) -> bool:
+        db: Any = glance_db.get_api()
+        try:
+            task = db.task_get(glance_context.get_admin_context(),
+                               self._task_id)
+        except exception.NotFound:
+            return True
+        return task['status'] in ('success', 'failure')

@@ -1,0 +1,60 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Store drivers that adopt what an import task wrote into them."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import glance_store
+from oslo_config import cfg
+
+from glance_conversion_plugins import ceph
+from glance_conversion_plugins import sinks
+from glance_conversion_plugins import sources
+
+CONF = cfg.CONF
+
+
+class AdoptingStore(Protocol):
+    """What our tasks need of a store driver of ours."""
+
+    def sink(self, image_id: str, task_id: str) -> sinks.Sink:
+        """Where to write a raw image, so that ``add()`` can adopt it."""
+
+    def source(self, image_id: str) -> sources.Source:
+        """Read back what is stored for an image."""
+
+    def uri(self, image_id: str) -> str:
+        """The location that Glance records for an image."""
+
+    def hand_over(self, image_id: str, task_id: str) -> None:
+        """Glance has recorded the image: take our mark off."""
+
+    def discard(self, image_id: str, task_id: str) -> None:
+        """Remove what a task wrote for an image, if it is still there."""
+
+    def evict(self, image_id: str, task_id: str) -> None:
+        """Do that, and shut out a writer that may not be dead."""
+
+    def leftovers(self) -> Iterable[ceph.Owner]:
+        """Everything of ours in the store that bears our mark."""
+
+
+def adopting(store_id: str | None) -> AdoptingStore | None:
+    """The driver of a store, if it is one of ours."""
+    if not store_id or store_id not in (CONF.enabled_backends or {}):
+        return None
+    # glance_store rebuilds the driver for nearly every use, so nothing of a
+    # transfer may live on it.
+    store = glance_store.get_store_from_store_identifier(store_id)
+    return store if hasattr(store, 'hand_over') else None

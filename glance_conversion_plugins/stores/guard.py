@@ -1,0 +1,85 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What ``add()`` of each of our drivers does before it stores anything."""
+
+import logging
+from typing import Any
+from typing import NamedTuple
+
+from glance_store import exceptions
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import ledger
+from glance_conversion_plugins import placeholder
+
+LOG = logging.getLogger(__name__)
+
+
+class AddResult(NamedTuple):
+    """What Glance expects of ``add()``."""
+
+    url: str
+    size: int
+    checksum: str | None
+    os_hash_value: str | None
+    metadata: dict[str, str]
+
+
+def adopt(store_id: str | None, image_id: str, size: int) -> AddResult | None:
+    """Answer for an image that a task has already written.
+
+    Nothing may be read from the data before this: Glance takes what was read
+    for the image's virtual size.
+    """
+    try:
+        written = ledger.take(store_id or '', image_id, size)
+    except errors.ConversionError as e:
+        raise exceptions.BackendException(str(e)) from e
+    if written is None:
+        return None
+    LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id, size)
+    return AddResult(*written)
+
+
+class Guarded:
+    """Image data whose beginning has been looked at."""
+
+    def __init__(self, data: Any, chunk_size: int) -> None:
+        self._rest = data
+        self._first: bytes | None = data.read(chunk_size)
+        if placeholder.is_placeholder(self._first or b''):
+            raise exceptions.Invalid(
+                'This is the placeholder of an image that is stored '
+                'elsewhere, not image data.')
+
+    def read(self, size: int | None = None) -> bytes:
+        if self._first is None:
+            return self._rest.read(size)    # type: ignore[no-any-return]
+        head, tail = self._first, b''
+        if size is not None and 0 <= size < len(head):
+            head, tail = head[:size], head[size:]
+        self._first = tail or None
+        return head
+
+    def __iter__(self) -> 'Guarded':
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self.read(64 * 1024)
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        if hasattr(self._rest, 'close'):
+            self._rest.close()

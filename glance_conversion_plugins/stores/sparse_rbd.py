@@ -1,0 +1,123 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The ``sparse_rbd`` store: stock RBD that adopts what a task wrote."""
+
+import logging
+import math
+import socket
+from typing import Any
+
+from glance_store._drivers import rbd as stock
+from glance_store import capabilities
+from glance_store import driver
+from oslo_config import cfg
+
+from glance_conversion_plugins import ceph
+from glance_conversion_plugins import config
+from glance_conversion_plugins.sinks import rbd as rbd_sink
+from glance_conversion_plugins.sources import rbd as rbd_source
+from glance_conversion_plugins.stores import guard
+
+LOG = logging.getLogger(__name__)
+CONF = cfg.CONF
+
+# glance_store looks for the location class in the driver's module.
+StoreLocation = stock.StoreLocation
+
+
+class Store(stock.Store):
+    """Stock RBD store whose images may be written by an import task.
+
+    Options, URLs, names, features and snapshots are those of the stock
+    driver, so a store can change between both types at any time. The stock
+    options are used as they are: glance_store registers the options of every
+    installed driver whose name contains the configured one, and others would
+    collide in deployments that only have this package installed.
+    """
+
+    def get_schemes(self) -> tuple[str, ...]:
+        # The second is the entry point's name: Glance does not start unless
+        # a scheme of that name exists.
+        return ('rbd', 'sparse_rbd')
+
+    def configure(self, re_raise_bsc: bool = False) -> None:
+        config.register_opts(self.conf)
+        self._pose_as_stock()
+        super().configure(re_raise_bsc=re_raise_bsc)
+
+    def _pose_as_stock(self) -> None:
+        """Let Glance see the type that it knows how to describe.
+
+        ``GET /v2/info/stores/detail`` fails for types that Glance does not
+        know. glance_store keeps the real type in its own map.
+        """
+        backends = dict(self.conf.enabled_backends or {})
+        if backends.get(self.backend_group) == 'sparse_rbd':
+            backends[self.backend_group] = 'rbd'
+            self.conf.set_override('enabled_backends', backends)
+
+    @driver.back_compat_add  # type: ignore[untyped-decorator]
+    @capabilities.check      # type: ignore[untyped-decorator]
+    def add(self, image_id: str, image_file: Any, image_size: int,
+            hashing_algo: str, context: Any = None, verifier: Any = None
+            ) -> Any:
+        """Adopt what a task has written, or store ``image_file``.
+
+        Parameters, result and errors are those of the stock driver; the
+        digests of an adopted image may be None.
+        """
+        adopted = guard.adopt(self.backend_group, str(image_id), image_size)
+        if adopted:
+            return adopted
+        data = guard.Guarded(image_file, self.WRITE_CHUNKSIZE)
+        return super().add(image_id, data, image_size, hashing_algo,
+                           context=context, verifier=verifier)
+
+    @property
+    def _place(self) -> ceph.Place:
+        return ceph.Place(self.conf_file, self.user, self.pool,
+                          self.store_conf.rados_connect_timeout)
+
+    def sink(self, image_id: str, task_id: str) -> rbd_sink.RbdSink:
+        owner = ceph.Owner(image_id, task_id, socket.gethostname())
+        return rbd_sink.RbdSink(
+            self._place, owner,
+            order=int(math.log(self.WRITE_CHUNKSIZE, 2)),
+            zero_block_size=self.conf.sparse_store.zero_block_size)
+
+    def source(self, image_id: str) -> rbd_source.RbdSource:
+        return rbd_source.RbdSource(self._place, image_id)
+
+    def uri(self, image_id: str) -> str:
+        with ceph.connect(self._place) as (cluster, _):
+            location = StoreLocation({
+                'fsid': cluster.get_fsid(), 'pool': self.pool,
+                'image': image_id, 'snapshot': ceph.SNAPSHOT}, self.conf)
+        return str(location.get_uri())
+
+    def hand_over(self, image_id: str, task_id: str) -> None:
+        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+            ceph.hand_over(ioctx, image_id, task_id)
+
+    def discard(self, image_id: str, task_id: str) -> None:
+        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+            ceph.discard(ioctx, image_id, task_id)
+
+    def evict(self, image_id: str, task_id: str) -> None:
+        with ceph.connect(self._place) as (cluster, ioctx), ceph.translated():
+            ceph.fence(cluster, ioctx, ceph.partial_name(image_id, task_id))
+            ceph.discard(ioctx, image_id, task_id)
+
+    def leftovers(self) -> list[ceph.Owner]:
+        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+            return list(ceph.leftovers(ioctx))
