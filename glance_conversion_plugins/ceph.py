@@ -21,6 +21,7 @@ import contextlib
 import errno
 import logging
 import re
+import time
 from typing import Any
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ MARK = 'glance_conversion.'
 
 _PARTIAL = re.compile(r'^(?P<image_id>[0-9a-f-]{36})\.(?P<task_id>[0-9a-f-]+)'
                       r'\.partial$')
+
+
+# Longer than the 30 s for which a client that was killed is remembered.
+_REMOVE_SECONDS = 40
 
 
 class Place(NamedTuple):
@@ -87,6 +92,9 @@ def connect(place: Place) -> Iterator[tuple[Any, Any]]:
         cluster.connect()
         stack.callback(cluster.shutdown)
         ioctx = stack.enter_context(cluster.open_ioctx(place.pool))
+        # Without this, writes to a pool that is full or over its quota wait
+        # for room, for ever; with it they fail, and removing still works.
+        ioctx.set_osdmap_full_try()
         yield cluster, ioctx
 
 
@@ -126,16 +134,32 @@ def is_present(ioctx: Any, name: str) -> bool:
 
 
 def remove(ioctx: Any, name: str) -> None:
-    """Remove an image of ours with its snapshot, if it is there."""
-    try:
-        with rbd.Image(ioctx, name) as image:
-            for snapshot in [s['name'] for s in image.list_snaps()]:
-                if image.is_protected_snap(snapshot):
-                    image.unprotect_snap(snapshot)
-                image.remove_snap(snapshot)
-        rbd.RBD().remove(ioctx, name)
-    except rbd.ImageNotFound:
-        LOG.debug('%s is gone already', name)
+    """Remove an image of ours with its snapshot, if it is there.
+
+    Ceph removes by way of its trash, which takes a write. In a pool over its
+    quota that write is refused until the cluster has noticed the room that
+    shrinking made. An image may also be busy until its last client is
+    forgotten.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while is_present(ioctx, name):
+        try:
+            _empty(ioctx, name)
+            rbd.RBD().remove(ioctx, name)
+        except rbd.Error as e:
+            if time.monotonic() > deadline:
+                raise
+            LOG.info('Could not remove %s yet: %s', name, e)
+            time.sleep(1)
+
+
+def _empty(ioctx: Any, name: str) -> None:
+    with rbd.Image(ioctx, name) as image:
+        for snapshot in [s['name'] for s in image.list_snaps()]:
+            if image.is_protected_snap(snapshot):
+                image.unprotect_snap(snapshot)
+            image.remove_snap(snapshot)
+        image.resize(0)
 
 
 def set_mark(image: Any, owner: Owner, state: str) -> None:

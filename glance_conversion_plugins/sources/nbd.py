@@ -14,7 +14,6 @@
 
 from collections.abc import Iterator
 import logging
-import os
 import queue
 from typing import Any
 
@@ -31,9 +30,6 @@ _CONTEXT = nbd.CONTEXT_BASE_ALLOCATION
 # How much one query for extents covers: far less than the 4 GiB - 1 that the
 # protocol allows, so that no answer holds more than some 100,000 entries.
 _QUERY = 1 << 30
-
-# How long a wait on a socket lasts before it looks whether to give up.
-_POLL_MS = 1000
 
 
 class NbdSource:
@@ -66,6 +62,7 @@ class NbdSource:
     @staticmethod
     def _handshake(client: Any) -> nbd.NBD:
         handle = nbd.NBD()
+        handle.set_pread_initialize(False)
         handle.add_meta_context(_CONTEXT)
         handle.connect_socket(client.detach())
         return handle
@@ -101,23 +98,13 @@ class NbdSource:
             self._idle.put(handle)
 
     def _read(self, handle: nbd.NBD, view: memoryview, offset: int) -> None:
-        # A failed asynchronous read is told to the callback only.
-        outcome: list[int] = []
-
-        def completed(error: Any) -> int:
-            outcome.append(error.value)
-            return 1
-
+        # Not aio_pread(): libnbd 1.14 never lets go of the buffers it is
+        # given, which adds up to the size of the image. Copying out of what
+        # pread() returns costs a tenth of a millisecond.
         try:
-            handle.aio_pread(nbd.Buffer.from_buffer(view), offset, completed)
-            while not outcome:
-                if self._closed:
-                    raise errors.Cancelled('The conversion was stopped.')
-                handle.poll(_POLL_MS)
+            view[:] = handle.pread(len(view), offset)
         except nbd.Error as e:
             raise self._failure(e.errnum, offset, str(e)) from e
-        if outcome[0]:
-            raise self._failure(outcome[0], offset, os.strerror(outcome[0]))
 
     def _failure(self, errnum: int, offset: int, reason: str) -> Exception:
         if self._closed:
