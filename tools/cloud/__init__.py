@@ -20,12 +20,12 @@ the standard library only, so that it runs before anything is installed.
 import os
 import shutil
 
-from . import processes
-from . import web
-from .ceph import Ceph
-from .glance import Glance
-from .keystone import Keystone
-from .settings import Settings
+from cloud.ceph import Ceph
+from cloud.glance import Glance
+from cloud.keystone import Keystone
+from cloud import processes
+from cloud.settings import Settings
+from cloud import web
 
 
 class Cloud:

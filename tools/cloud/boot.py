@@ -19,7 +19,7 @@ import select
 import subprocess
 import time
 
-from . import debian_image
+from cloud import debian_image
 
 QEMU = ('qemu-system-x86_64', '-machine', 'q35,accel=tcg', '-m', '1024',
         '-smp', '2', '-display', 'none', '-nic', 'none', '-no-reboot',

@@ -18,8 +18,8 @@ import os
 import struct
 import time
 
-from . import ini
-from . import processes
+from cloud import ini
+from cloud import processes
 
 GIB = 2 ** 30
 

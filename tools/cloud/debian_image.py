@@ -20,8 +20,8 @@ import re
 import tempfile
 import typing
 
-from . import processes
-from . import settings
+from cloud import processes
+from cloud import settings
 
 PARTITION_OFFSET = 2 ** 20
 # Kept free at the end of the disk for the second partition table.

@@ -12,10 +12,10 @@
 
 """Glance with both configuration files, two Ceph stores and a folder."""
 
-from . import ini
-from . import keystone as identity
-from . import processes
-from . import wsgi
+from cloud import ini
+from cloud import keystone as identity
+from cloud import processes
+from cloud import wsgi
 
 # Sections of the second file; Glance reads both as one.
 IMPORT_SECTIONS = ('image_import_opts', 'image_conversion',

@@ -16,7 +16,7 @@ import hashlib
 import os
 import pathlib
 
-from . import processes
+from cloud import processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 REQUIREMENTS = ('glance==33.0.0', 'glance_store', 'python-glanceclient',

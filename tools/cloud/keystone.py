@@ -18,10 +18,10 @@ import os
 import pwd
 import sqlite3
 
-from . import ini
-from . import processes
-from . import web
-from . import wsgi
+from cloud import ini
+from cloud import processes
+from cloud import web
+from cloud import wsgi
 
 REGION = 'RegionOne'
 MIB_IN_100_TIB = 100 * 2 ** 20

@@ -16,7 +16,7 @@ import os
 import pathlib
 import random
 
-from . import processes
+from cloud import processes
 
 GIB = 2 ** 30
 CHUNK = 256 * 1024

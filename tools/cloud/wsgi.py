@@ -15,9 +15,9 @@
 import os
 import pathlib
 
-from . import ini
-from . import processes
-from . import web
+from cloud import ini
+from cloud import processes
+from cloud import web
 
 OPTIONS = {
     'add-header': 'Connection: close',
