@@ -29,6 +29,7 @@ from oslo_utils.imageutils import format_inspector
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
 from glance_conversion_plugins import progress
+from glance_conversion_plugins import qcow2
 from glance_conversion_plugins import qemu
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ _RULES = {
     'banned': 'its format is not allowed',
     'mbr': 'its master boot record is not valid',
 }
+
+_TRUNCATED = 'The image is truncated: it refers to content beyond its end.'
 
 
 class Policy(NamedTuple):
@@ -91,8 +94,11 @@ def _detect(path: str, policy: Policy) -> str:
     try:
         inspector = format_inspector.detect_file_format(path)
         return _safe_format(inspector, policy)
-    except format_inspector.ImageFormatError as e:
-        LOG.warning('Inspection failed: %s', e)
+    except errors.ImageRefused:
+        raise
+    # An inspector that stumbles over its input has not decided either.
+    except Exception as e:
+        LOG.warning('Inspection failed: %r', e)
         raise errors.UnsafeImage(
             'The format of the image is not certain: its content matches '
             'several formats, or only a part of one.') from e
@@ -154,17 +160,25 @@ def check_intact(image: ImageInfo) -> None:
 
     :raises errors.DamagedImage: in the owner's words
     """
-    if image.disk_format != 'qcow2':
+    if image.disk_format == 'raw':
         return
+    if any('offset' in e and e['offset'] + e['length'] > image.file_size
+           for e in qemu.extents(image.path, DRIVERS[image.disk_format])):
+        raise errors.DamagedImage(_TRUNCATED)
+    if image.disk_format == 'qcow2':
+        _check_qcow2(image)
+
+
+def _check_qcow2(image: ImageInfo) -> None:
     report = qemu.check(image.path, DRIVERS[image.disk_format])
     if corruptions := report.get('corruptions', 0):
         raise errors.DamagedImage(
             f'The image is damaged or truncated: {corruptions} errors in its '
             'tables.')
     clusters = -(-image.file_size // image.cluster_size)
-    if report.get('image-end-offset', 0) > clusters * image.cluster_size:
-        raise errors.DamagedImage(
-            'The image is truncated: it refers to content beyond its end.')
+    if (report.get('image-end-offset', 0) > clusters * image.cluster_size
+            or qcow2.ends_early(image.path)):
+        raise errors.DamagedImage(_TRUNCATED)
 
 
 class ResultInspector:
@@ -184,13 +198,21 @@ class ResultInspector:
         """Hand the wrapper what update() was given."""
         return self._chunk
 
+    def _undecided(self) -> bool:
+        try:
+            return self._wrapper.formats is None
+        # An inspector that stumbles over its input; finish() refuses it.
+        except Exception as e:
+            LOG.warning('Inspection of the result failed: %r', e)
+            return False
+
     def update(self, view: memoryview) -> None:
-        if self._wrapper.formats is None:
+        if self._undecided():
             self._chunk = bytes(view)
             self._wrapper.read(len(view))
 
     def zeros(self, length: int) -> None:
-        while length and self._wrapper.formats is None:
+        while length and self._undecided():
             step = min(length, len(extent.ZEROS))
             self.update(extent.ZEROS[:step])
             length -= step
@@ -203,8 +225,10 @@ class ResultInspector:
         self._wrapper.close()
         try:
             found = _safe_format(self._wrapper.format, self._policy)
-        except format_inspector.ImageFormatError as e:
-            LOG.warning('Inspection of the result failed: %s', e)
+        except errors.ImageRefused:
+            raise
+        except Exception as e:
+            LOG.warning('Inspection of the result failed: %r', e)
             found = 'of no certain format'
         if found != 'raw':
             raise errors.UnsafeImage(

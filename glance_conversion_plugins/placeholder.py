@@ -31,11 +31,10 @@ _HEAD = 4096
 
 
 class Maker(NamedTuple):
-    """Who made a placeholder, and what else it may have left."""
+    """Who made a placeholder."""
 
     image_id: str
     task_id: str
-    stores: list[str]
 
 
 class Placeholder:
@@ -43,10 +42,12 @@ class Placeholder:
 
     def __init__(self, folder: str, maker: Maker) -> None:
         self.path = os.path.join(folder, maker.image_id + SUFFIX)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC
-                           | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        # Not O_TRUNC: it would take the magic out of one that is in use.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                           | os.O_NOFOLLOW, 0o640)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._fd, 0)
             head = _MAGIC + json.dumps(maker._asdict()).encode()
             os.pwrite(self._fd, head.ljust(_HEAD), 0)
         except BaseException:
@@ -64,6 +65,9 @@ class Placeholder:
             self._fd = -1
 
 
+MAGIC_LENGTH = len(_MAGIC)
+
+
 def is_placeholder(head: bytes) -> bool:
     """Say whether data that begins like this is one."""
     return head[:len(_MAGIC)] == _MAGIC
@@ -73,7 +77,7 @@ def read_abandoned(path: str) -> Maker | None:
     """Who made a placeholder whose maker is gone; None for any other file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -81,7 +85,8 @@ def read_abandoned(path: str) -> Maker | None:
         if not is_placeholder(head):
             return None
         return Maker(**json.loads(head.removeprefix(_MAGIC)))
-    except (BlockingIOError, ValueError):
+    except (OSError, ValueError, TypeError):
+        # Locked, or nothing of ours.
         return None
     finally:
         os.close(fd)

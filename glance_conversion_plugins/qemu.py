@@ -18,6 +18,7 @@ and protocols are always given, never probed; nothing but the named file is
 ever opened.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -152,6 +153,26 @@ def check(path: str, driver: str) -> Mapping[str, Any]:
     return answer
 
 
+def extents(path: str, driver: str) -> Iterator[Mapping[str, Any]]:
+    """What ``qemu-img map`` says, one extent after the other.
+
+    :raises errors.DamagedImage: if it can not finish
+    """
+    argv = ['qemu-img', 'map', '--output=json', node(path, driver)]
+    with _launch(argv, _cpu_seconds(path), stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr    # noqa: S101
+        # One extent a line, so that memory does not grow with their number.
+        for line in process.stdout:
+            if '{' in line:
+                yield json.loads(line.strip('[],\n '))
+        err = process.stderr.read().strip()
+    if process.returncode:
+        LOG.warning('qemu-img map failed with %s: %s', process.returncode, err)
+        raise errors.DamagedImage(
+            'The image is damaged: its tables can not be read to the end.')
+
+
 class NbdServer:
     """A read-only ``qemu-nbd`` for one image, and connected sockets to it.
 
@@ -173,14 +194,11 @@ class NbdServer:
             self.sockets = [_connect(address) for _ in range(connections)]
         argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
                 node(path, driver)]
-        # A file, for nobody reads while qemu runs and a pipe could fill; it
-        # stays open as long as the server.
-        self._stderr = tempfile.TemporaryFile('w+')  # noqa: SIM115
         with listener:
             self._process = _launch(
                 argv, _cpu_seconds(path) + virtual_size // (64 << 20),
                 stdin=listener, stdout=subprocess.DEVNULL,
-                stderr=self._stderr)
+                stderr=subprocess.PIPE)
 
     @property
     def pid(self) -> int:
@@ -199,13 +217,12 @@ class NbdServer:
 
     def close(self) -> None:
         """End the server and log what it had to say."""
-        if self._stderr.closed:
-            return
         self.kill()
-        self._stderr.seek(0)
-        if said := self._stderr.read(4096).strip():
-            LOG.warning('qemu-nbd said: %s', said)
-        self._stderr.close()
+        stderr = self._process.stderr
+        if stderr and not stderr.closed:
+            with stderr:
+                if said := stderr.read(4096).strip():
+                    LOG.warning('qemu-nbd said: %s', said)
 
 
 @contextlib.contextmanager

@@ -101,8 +101,7 @@ class RbdDirectConvert(task.Task):
             try:
                 self._placeholder = placeholder.Placeholder(
                     os.path.dirname(path), placeholder.Maker(
-                        self._this.image_id, self._this.task_id,
-                        self._this.stores))
+                        self._this.image_id, self._this.task_id))
                 self._staged.append(self._placeholder.path)
                 with slots.hold(CONF.conversion.max_concurrent,
                                 CONF.oslo_concurrency.lock_path, progress,

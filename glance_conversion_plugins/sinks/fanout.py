@@ -56,7 +56,7 @@ class FanOut:
             LOG.warning('Store %s failed: %s', name, error)
             target.interrupt()
         if self._all_must_succeed or len(self.failures) == len(self._targets):
-            raise error
+            raise first
 
     def create(self, size: int) -> None:
         self._each(lambda target: target.create(size))

@@ -13,6 +13,7 @@
 """An image of any format that qemu knows, decoded by qemu-nbd."""
 
 from collections.abc import Iterator
+import errno
 import logging
 import queue
 from typing import Any
@@ -32,6 +33,10 @@ _CONTEXT = nbd.CONTEXT_BASE_ALLOCATION
 _QUERY = 1 << 30
 
 
+_CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNRESET, errno.EPIPE,
+                    errno.ESHUTDOWN, 0)
+
+
 class NbdSource:
     """Reads through several connections to one qemu-nbd."""
 
@@ -44,12 +49,13 @@ class NbdSource:
         :param connections: how many reads may be under way at once
         """
         self._closed = False
+        self._error: errors.ConversionError | None = None
         self._server = qemu.NbdServer(path, driver, connections + 1,
                                       virtual_size)
         self._idle: queue.LifoQueue[nbd.NBD] = queue.LifoQueue()
         try:
             handles = [self._handshake(s) for s in self._server.sockets]
-            self._describe = handles.pop()
+            self._describe: Any = handles.pop()
             self.size: int = self._describe.get_size()
         except nbd.Error as e:
             self._server.close()
@@ -93,7 +99,13 @@ class NbdSource:
     def readinto(self, view: memoryview, offset: int) -> None:
         handle = self._idle.get()
         try:
+            # qemu-nbd drops a connection on which a read has failed.
+            if self._error:
+                raise self._error
             self._read(handle, view, offset)
+        except errors.ConversionError as e:
+            self._error = e
+            raise
         finally:
             self._idle.put(handle)
 
@@ -106,10 +118,11 @@ class NbdSource:
         except nbd.Error as e:
             raise self._failure(e.errnum, offset, str(e)) from e
 
-    def _failure(self, errnum: int, offset: int, reason: str) -> Exception:
+    def _failure(self, errnum: int, offset: int, reason: str
+                 ) -> errors.ConversionError:
         if self._closed:
             return errors.Cancelled('The conversion was stopped.')
-        if self._server.died():
+        if errnum in _CONNECTION_LOST and self._server.died():
             LOG.error('qemu-nbd ended while the image was read: %s', reason)
             return errors.SourceFailed(
                 'The program that decodes the image stopped before the end.')
@@ -125,6 +138,10 @@ class NbdSource:
     def close(self) -> None:
         self._closed = True
         self._server.close()
+        # A handle closes its connection when it is forgotten.
+        self._describe = None
+        while not self._idle.empty():
+            self._idle.get()
 
 
 def _kind(flags: int) -> extent.Kind:

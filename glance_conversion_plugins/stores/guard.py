@@ -56,8 +56,14 @@ class Guarded:
 
     def __init__(self, data: Any, chunk_size: int) -> None:
         self._rest = data
-        self._first: bytes | None = data.read(chunk_size)
-        if placeholder.is_placeholder(self._first or b''):
+        head = data.read(chunk_size)
+        while head and len(head) < placeholder.MAGIC_LENGTH:
+            more = data.read(chunk_size - len(head))
+            if not more:
+                break
+            head += more
+        self._first: bytes | None = head
+        if placeholder.is_placeholder(head):
             raise exceptions.Invalid(
                 'This is the placeholder of an image that is stored '
                 'elsewhere, not image data.')

@@ -1,0 +1,89 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""Every sink, held to the contract in sinks/__init__.py."""
+
+import hashlib
+
+import pytest
+
+from glance_conversion_plugins import digest
+from glance_conversion_plugins import pipeline
+from glance_conversion_plugins.sinks import discard
+from glance_conversion_plugins.sinks import fanout
+from glance_conversion_plugins.sources import file as file_source
+from tests.contract import checks
+from tests.contract import images
+from tests.contract import memory
+
+
+def _alone():
+    place = {}
+    return lambda: memory.MemorySink(place, 'a'), lambda: place.get('a')
+
+
+def _fanned_out(all_must_succeed):
+    place = {}
+
+    def open_sink():
+        return fanout.FanOut({n: memory.MemorySink(place, n) for n in 'ab'},
+                             all_must_succeed)
+
+    def read_back():
+        assert place.get('a') == place.get('b')
+        return place.get('a')
+
+    return open_sink, read_back
+
+
+PLACES = {
+    'memory': _alone,
+    'fan-out-all': lambda: _fanned_out(True),
+    'fan-out-any': lambda: _fanned_out(False),
+}
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('check', checks.SINK_CHECKS, ids=checks.name)
+def test_sink(check, place):
+    open_sink, read_back = PLACES[place]()
+    check(open_sink, read_back)
+
+
+def test_discard_sink_lets_consumers_see_every_byte(tmp_path):
+    path = images.raw(tmp_path / 'disk.raw', checks.PATTERN)
+    source, sink = file_source.FileSource(path), discard.DiscardSink()
+    digests = digest.Digests('sha256')
+    try:
+        sink.create(source.size)
+        pipeline.copy(source, sink, (digests,))
+        sink.seal()
+    finally:
+        source.close()
+    assert digests.finish() == digest.Digest(
+        hashlib.md5(checks.EXPECTED).hexdigest(),
+        hashlib.sha256(checks.EXPECTED).hexdigest())
+
+
+def test_discard_sink_stores_nothing_and_may_be_aborted_at_any_time():
+    sink = discard.DiscardSink()
+    sink.abort()
+    sink.create(10)
+    # What is thrown away is not written.
+    assert sink.write(memoryview(b'A' * 10), 0) == 0
+    sink.zero(0, 10)
+    sink.interrupt()
+    sink.seal()
+    sink.abort()
+    sink.abort()
+    assert not vars(sink)

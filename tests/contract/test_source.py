@@ -1,0 +1,52 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""Every source, held to the contract in sources/__init__.py."""
+
+import pytest
+
+from glance_conversion_plugins.sources import file as file_source
+from glance_conversion_plugins.sources import nbd as nbd_source
+from tests.contract import checks
+from tests.contract import images
+
+
+def _file(folder):
+    path = images.raw(folder / 'disk.raw', checks.PATTERN)
+    return lambda: file_source.FileSource(path)
+
+
+def _nbd(folder, connections, driver='qcow2', make=images.qcow2):
+    path = make(folder / 'disk.img', checks.PATTERN)
+    return lambda: nbd_source.NbdSource(
+        path, driver, len(checks.EXPECTED), connections)
+
+
+FACTORIES = {
+    'file': _file,
+    'qcow2': lambda folder: _nbd(folder, 4),
+    'qcow2-1-connection': lambda folder: _nbd(folder, 1),
+    'qcow2-compressed': lambda folder: _nbd(folder, 4,
+                                            make=images.compressed),
+    'raw-over-nbd': lambda folder: _nbd(folder, 4, 'raw', images.raw),
+}
+
+
+@pytest.fixture(scope='module', params=FACTORIES)
+def open_source(request, tmp_path_factory):
+    return FACTORIES[request.param](tmp_path_factory.mktemp('source'))
+
+
+@pytest.mark.parametrize('check', checks.SOURCE_CHECKS, ids=checks.name)
+def test_source(check, open_source):
+    check(open_source, checks.EXPECTED)

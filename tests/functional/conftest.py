@@ -1,0 +1,92 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""One real cloud for all functional tests."""
+
+import functools
+import http.server
+import os
+import pathlib
+import shutil
+import sys
+import threading
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / 'tools'
+sys.path.insert(0, str(TOOLS))
+
+from cloud import Cloud  # noqa: E402
+
+from tests.functional import support  # noqa: E402
+
+ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
+                      '/var/tmp/glance-conversion-test-cloud')
+
+
+@pytest.fixture(scope='session')
+def cloud():
+    """A fresh cloud, destroyed at the end."""
+    cloud = Cloud(ROOT, sys.prefix, base_port=28800)
+    cloud.destroy()
+    shutil.rmtree(ROOT, ignore_errors=True)
+    cloud = Cloud(ROOT, sys.prefix, base_port=28800)
+    cloud.up()
+    yield cloud
+    cloud.destroy()
+
+
+@pytest.fixture
+def configure(cloud):
+    """Restart Glance with other options, if it does not have them."""
+    def apply(**sections):
+        if getattr(cloud, 'sections', None) != sections:
+            cloud.glance.reconfigure(sections)
+            cloud.sections = sections
+    return apply
+
+
+@pytest.fixture
+def glance(cloud, configure):
+    """Glance as an ordinary user sees it, in its default configuration.
+
+    Whatever a test does, it must leave nothing.
+    """
+    configure()
+    service = support.Service(cloud)
+    yield service
+    service.forget_images()
+    left = service.leftovers()
+    service.sweep()
+    assert not left
+
+
+@pytest.fixture(scope='session')
+def images(tmp_path_factory):
+    return support.Images(tmp_path_factory.mktemp('images'))
+
+
+@pytest.fixture
+def http_server(images):
+    """Serves the folder of images on loopback, as web-download needs."""
+    handler = functools.partial(QuietHandler, directory=str(images.folder))
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass

@@ -1,0 +1,241 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the functional tests share: images, and a user of the cloud."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import time
+
+MIB = 2 ** 20
+
+
+class Images:
+    """Makes images whose content is known."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def raw(self, name, size=48 * MIB, seed=1, pieces=24):
+        """A sparse raw file with data at odd places, each of odd size."""
+        path = self.folder / f'{name}.raw'
+        source = random.Random(seed)    # noqa: S311
+        with open(path, 'wb') as f:
+            f.truncate(size)
+            for _ in range(pieces):
+                data = source.randbytes(source.randrange(1, 200_000))
+                f.seek(source.randrange(0, max(1, size - len(data))))
+                f.write(data)
+            f.truncate(size)
+        return path
+
+    def qcow2(self, name, *convert, raw=None, **kwargs):
+        """(qcow2, raw) with the same content."""
+        raw = raw or self.raw(name, **kwargs)
+        path = self.folder / f'{name}.qcow2'
+        subprocess.run(['qemu-img', 'convert', '-q', '-f', 'raw', '-O',
+                        'qcow2', *convert, raw, path], check=True)
+        return path, raw
+
+    def slow(self, name='slow', size=6 * 1024 * MIB):
+        """An image that takes some seconds, because of its digests."""
+        return self.qcow2(name, size=size)
+
+
+def digests(path):
+    md5, sha512 = hashlib.md5(usedforsecurity=False), hashlib.sha512()
+    with open(path, 'rb') as f:
+        while chunk := f.read(4 * MIB):
+            md5.update(chunk)
+            sha512.update(chunk)
+    return md5.hexdigest(), sha512.hexdigest()
+
+
+def wait_for(answer, timeout=60, interval=0.05):
+    """Return the first true result of ``answer()``."""
+    deadline = time.monotonic() + timeout
+    while not (result := answer()):
+        assert time.monotonic() < deadline, f'waited {timeout} s in vain'
+        time.sleep(interval)
+    return result
+
+
+class Service:
+    """Glance, used through its API as the ordinary user."""
+
+    def __init__(self, cloud):
+        self.cloud = cloud
+        self._images = []
+
+    def api(self, method, path, expect=(200, 201, 202, 204), **kwargs):
+        status, body = self.cloud.api(method, path, **kwargs)
+        assert status in expect, (status, body)
+        return body
+
+    def create(self, disk_format='qcow2', container_format='bare', **props):
+        image = self.api('POST', '/v2/images', json={
+            'name': 'test', 'disk_format': disk_format,
+            'container_format': container_format, **props})
+        self._images.append(image['id'])
+        return image['id']
+
+    def stage(self, image_id, path):
+        with open(path, 'rb') as f:
+            self.api('PUT', f'/v2/images/{image_id}/stage', data=f, headers={
+                'Content-Type': 'application/octet-stream',
+                'Content-Length': str(os.path.getsize(path))})
+
+    def start_import(self, image_id, stores=('ceph',), all_must=True,
+                     **method):
+        self.api('POST', f'/v2/images/{image_id}/import', json={
+            'method': {'name': 'glance-direct'} | method,
+            'stores': list(stores), 'all_stores_must_succeed': all_must})
+
+    def begin(self, path, disk_format='qcow2', stores=('ceph',),
+              all_must=True, **props):
+        """Create, stage and start to import; returns the image's id."""
+        image_id = self.create(disk_format, **props)
+        self.stage(image_id, path)
+        self.start_import(image_id, stores, all_must)
+        return image_id
+
+    def finish(self, image_id, timeout=120):
+        """Wait for the end of an import; returns the image."""
+        wait_for(lambda: self.task(image_id)['status'] in
+                 ('success', 'failure'), timeout)
+        return wait_for(lambda: self.unlocked(image_id), 30)
+
+    def unlocked(self, image_id):
+        image = self.show(image_id)
+        return None if 'os_glance_import_task' in image else image
+
+    def imported(self, path, *args, **kwargs):
+        """Import to the end and expect success; returns the image."""
+        image_id = self.begin(path, *args, **kwargs)
+        image = self.finish(image_id)
+        assert image['status'] == 'active', self.message(image_id)
+        self.settled(image_id)
+        return image
+
+    def refused(self, path, *args, **kwargs):
+        """Import to the end and expect failure; returns image, message."""
+        image_id = self.begin(path, *args, **kwargs)
+        image = self.finish(image_id)
+        assert image['status'] == 'queued'
+        assert self.task(image_id)['status'] == 'failure'
+        return image, self.message(image_id)
+
+    def settled(self, image_id):
+        """Wait until our mark is off, which is shortly after the end."""
+        for pool in self.cloud.ceph.pools:
+            wait_for(lambda p=pool: not self.marked(p, image_id), 20)
+
+    def show(self, image_id):
+        return self.api('GET', f'/v2/images/{image_id}')
+
+    def task(self, image_id):
+        tasks = self.api('GET', f'/v2/images/{image_id}/tasks')['tasks']
+        return max(tasks, key=lambda task: task['created_at'])
+
+    def message(self, image_id):
+        return self.task(image_id)['message']
+
+    def delete(self, image_id, expect=(204,)):
+        self.api('DELETE', f'/v2/images/{image_id}', expect=expect)
+
+    def forget_images(self):
+        for image_id in self._images:
+            self.delete(image_id, expect=(204, 404, 409))
+        self._images.clear()
+
+    # What is really there.
+
+    def rbd(self, *args, check=True):
+        return self.cloud.ceph.run('rbd', *args, check=check).stdout
+
+    def stored(self, pool='images'):
+        return self.cloud.ceph.json('rbd', '-p', pool, 'ls')
+
+    def marked(self, pool, image_id):
+        """Whether an image bears our mark."""
+        return image_id in self.stored(pool) and (
+            'glance_conversion.' in self.rbd('-p', pool, 'image-meta',
+                                             'list', image_id))
+
+    def content(self, image_id, pool='images'):
+        """md5 and sha512 of the snapshot in the pool."""
+        path = pathlib.Path(self.cloud.root) / f'export-{image_id}'
+        try:
+            self.rbd('-p', pool, 'export', '--no-progress',
+                     f'{image_id}@snap', path)
+            return digests(path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def staged(self):
+        return sorted(os.listdir(self.cloud.glance.staging))
+
+    def qemu_processes(self):
+        """Pids of qemu programs that Glance's processes have started."""
+        return [pid for pid in self.cloud.glance.daemon.pids()
+                if comm(pid).startswith('qemu')]
+
+    def leftovers(self):
+        """What an import must not leave: {kind: things}, empty if none."""
+        def found():
+            left = {pool: self.stored(pool) for pool in
+                    self.cloud.ceph.pools}
+            left['staging'] = self.staged()
+            left['processes'] = self.qemu_processes()
+            return {kind: things for kind, things in left.items() if things}
+        deadline = time.monotonic() + 20
+        while (left := found()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return left
+
+    def sweep(self):
+        """Remove what a failed test has left, for the sake of the next."""
+        for pool in self.cloud.ceph.pools:
+            for name in self.stored(pool):
+                self.rbd('-p', pool, 'snap', 'unprotect', f'{name}@snap',
+                         check=False)
+                self.rbd('-p', pool, 'snap', 'purge', name, check=False)
+                self.rbd('-p', pool, 'rm', '--no-progress', name,
+                         check=False)
+        for name in self.staged():
+            (self.cloud.glance.staging / name).unlink()
+
+    def manage(self, *args):
+        """Run glance-conversion-manage on this Glance's configuration."""
+        env = dict(os.environ,
+                   OS_GLANCE_CONFIG_DIR=str(self.cloud.glance.config_dir))
+        return subprocess.run(
+            [self.cloud.settings.bin('glance-conversion-manage'), *args],
+            env=env, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=300)
+
+
+def comm(pid):
+    try:
+        return pathlib.Path(f'/proc/{pid}/comm').read_text()
+    except OSError:
+        return ''
+
+
+def info(path):
+    return json.loads(subprocess.run(
+        ['qemu-img', 'info', '--output=json', path], check=True,
+        capture_output=True).stdout)

@@ -1,0 +1,241 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Images that convert: content, record, and what is left behind."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.functional import support
+
+MIB = support.MIB
+
+
+def assert_stored(glance, image, raw, pools=('images',)):
+    """The image in Glance and in the pools is the raw file."""
+    md5, sha512 = support.digests(raw)
+    size = raw.stat().st_size
+    assert image['status'] == 'active'
+    assert image['disk_format'] == 'raw'
+    assert image['container_format'] == 'bare'
+    assert image['size'] == image['virtual_size'] == size
+    assert image['os_hash_algo'] == 'sha512'
+    assert (image['checksum'], image['os_hash_value']) == (md5, sha512)
+    assert image['os_glance_failed_import'] == ''
+    assert image['os_glance_importing_to_stores'] == ''
+    for pool in pools:
+        assert glance.content(image['id'], pool) == (md5, sha512)
+        snaps = glance.cloud.ceph.json('rbd', '-p', pool, 'snap', 'ls',
+                                       image['id'])
+        assert [(s['name'], s['protected']) for s in snaps] == [
+            ('snap', 'true')]
+    assert glance.staged() == []
+
+
+QCOW2 = {
+    'v2': ['-o', 'compat=0.10'],
+    'v3': [],
+    'small-clusters': ['-o', 'cluster_size=4k'],
+    'large-clusters': ['-o', 'cluster_size=2M'],
+    'zlib': ['-c'],
+    'zstd': ['-c', '-o', 'compression_type=zstd'],
+    'preallocated': ['-o', 'preallocation=metadata'],
+    'lazy-refcounts': ['-o', 'lazy_refcounts=on'],
+}
+
+
+@pytest.mark.parametrize('kind', QCOW2)
+def test_every_kind_of_qcow2(glance, images, kind):
+    qcow2, raw = images.qcow2(kind, *QCOW2[kind])
+    assert_stored(glance, glance.imported(qcow2), raw)
+
+
+@pytest.mark.parametrize('size', [512, 4096, 8 * MIB, 8 * MIB + 512,
+                                  3 * MIB - 512])
+def test_sizes_that_are_multiples_of_nothing(glance, images, size):
+    qcow2, raw = images.qcow2(f'size-{size}', size=size, pieces=3)
+    assert_stored(glance, glance.imported(qcow2), raw)
+
+
+def test_only_zeros(glance, images):
+    qcow2, raw = images.qcow2('zeros', pieces=0)
+    image = glance.imported(qcow2)
+    assert_stored(glance, image, raw)
+    assert glance.cloud.ceph.json('rbd', '-p', 'images', 'diff',
+                                  f"{image['id']}@snap") == []
+
+
+def test_internal_snapshots_are_ignored(glance, images):
+    qcow2, raw = images.qcow2('snapshots')
+    subprocess.run(['qemu-img', 'snapshot', '-c', 'before', qcow2],
+                   check=True)
+    subprocess.run(['qemu-io', '-c', 'write -P 77 1M 5M', qcow2], check=True,
+                   capture_output=True)
+    subprocess.run(['qemu-img', 'convert', '-O', 'raw', qcow2, raw],
+                   check=True)
+    assert_stored(glance, glance.imported(qcow2), raw)
+
+
+@pytest.mark.parametrize('size', [5 * MIB, 5 * MIB + 1, 4096])
+def test_raw_takes_the_same_road(glance, images, size):
+    raw = images.raw(f'raw-{size}', size=size, pieces=4)
+    assert_stored(glance, glance.imported(raw, 'raw'), raw)
+
+
+def test_tiny_raw_is_left_to_glance(glance, images):
+    raw = images.folder / 'tiny.raw'
+    raw.write_bytes(b'tiny')
+    image = glance.imported(raw, 'raw')
+    assert (image['size'], image['stores']) == (4, 'ceph')
+
+
+def test_the_real_client(glance, images):
+    qcow2, raw = images.qcow2('client')
+    out = glance.cloud.client(
+        'image-create-via-import', '--disk-format', 'qcow2',
+        '--container-format', 'bare', '--name', 'client', '--file', qcow2,
+        '--store', 'ceph').stdout
+    image_id = [line.split('|')[2].strip() for line in out.splitlines()
+                if line.startswith('| id ')][0]
+    glance._images.append(image_id)
+    image = glance.finish(image_id)
+    assert_stored(glance, image, raw)
+    task = glance.task(image_id)
+    assert task['message'].startswith('Converted qcow2 to raw: 48 MiB, ')
+    stores = glance.cloud.client('stores-info', '--detail', user='admin')
+    assert 'images2' in stores.stdout
+
+
+@pytest.mark.parametrize('parallel', [1, 2])
+@pytest.mark.parametrize('all_must', [True, False])
+def test_two_stores_in_one_pass(glance, configure, images, parallel,
+                                all_must):
+    configure(image_import_opts={'max_parallel_stores': parallel})
+    qcow2, raw = images.qcow2('two-stores')
+    image = glance.imported(qcow2, stores=('ceph', 'ceph2'),
+                            all_must=all_must)
+    assert_stored(glance, image, raw, ('images', 'images2'))
+    assert sorted(image['stores'].split(',')) == ['ceph', 'ceph2']
+
+
+@pytest.mark.parametrize('mode', ['serial', 'parallel'])
+def test_both_engine_modes(glance, configure, images, mode):
+    configure(taskflow_executor={'engine_mode': mode})
+    qcow2, raw = images.qcow2('engine')
+    assert_stored(glance, glance.imported(qcow2), raw)
+
+
+def test_two_at_once(glance, images):
+    made = [images.qcow2(f'at-once-{n}', seed=n) for n in range(2)]
+    begun = [glance.begin(qcow2) for qcow2, _ in made]
+    for image_id, (_, raw) in zip(begun, made, strict=True):
+        assert_stored(glance, glance.finish(image_id), raw)
+
+
+def test_web_download(glance, configure, images, http_server):
+    # Glance refuses to fetch from loopback unless it is told to.
+    configure(import_filtering_opts={
+        'allowed_hosts': '[127.0.0.1]', 'disallowed_hosts': '[]',
+        'allowed_ports': f"[{http_server.rpartition(':')[2]}]"})
+    qcow2, raw = images.qcow2('web')
+    image_id = glance.create()
+    glance.start_import(image_id, name='web-download',
+                        uri=f'{http_server}/{qcow2.name}')
+    assert_stored(glance, glance.finish(image_id), raw)
+
+
+def test_without_legacy_checksum(glance, configure, images):
+    configure(conversion={'legacy_checksum': False})
+    qcow2, raw = images.qcow2('no-md5')
+    image = glance.imported(qcow2)
+    assert image['checksum'] is None
+    assert image['os_hash_value'] == support.digests(raw)[1]
+
+
+def test_another_hash_algorithm(glance, configure, images):
+    configure(DEFAULT={'hashing_algorithm': 'sha256'})
+    qcow2, raw = images.qcow2('sha256')
+    image = glance.imported(qcow2)
+    assert image['os_hash_algo'] == 'sha256'
+    assert image['os_hash_value'] == hashlib.sha256(
+        raw.read_bytes()).hexdigest()
+
+
+def test_deferred_digests_follow(glance, configure, images):
+    configure(conversion={'digests': 'deferred'})
+    qcow2, raw = images.slow('deferred', size=3 * 1024 * MIB)
+    image_id = glance.begin(qcow2)
+    early = glance.finish(image_id)
+    assert early['status'] == 'active'
+    assert early['os_hash_value'] is None and early['checksum'] is None
+    # What an owner changes meanwhile must not be lost.
+    glance.api('PATCH', f'/v2/images/{image_id}', data=(
+        b'[{"op": "replace", "path": "/name", "value": "renamed"}]'),
+        headers={'Content-Type':
+                 'application/openstack-images-v2.1-json-patch'})
+    image = support.wait_for(
+        lambda: (found := glance.show(image_id))['os_hash_value'] and found)
+    assert_stored(glance, image, raw)
+    assert image['name'] == 'renamed'
+
+
+def test_a_later_delete_stops_nothing_else(glance, configure, images):
+    configure(conversion={'digests': 'deferred'})
+    qcow2, _ = images.slow('deferred-delete', size=3 * 1024 * MIB)
+    image_id = glance.begin(qcow2)
+    glance.finish(image_id)
+    glance.delete(image_id)
+    assert glance.leftovers() == {}
+
+
+def test_record_is_what_stock_would_have_left(glance, configure, images):
+    """Every field, and the RBD image too, byte for byte in its header."""
+    qcow2, _ = images.qcow2('as-stock')
+    ours = glance.imported(qcow2)
+    ours_rbd = glance.cloud.ceph.json('rbd', '-p', 'images', 'info',
+                                      ours['id'])
+    locations = locations_of(glance.cloud, ours['id'])
+    configure(**STOCK)
+    stock = glance.imported(qcow2)
+    stock_rbd = glance.cloud.ceph.json('rbd', '-p', 'images', 'info',
+                                       stock['id'])
+    own = {'id', 'created_at', 'updated_at', 'file', 'self'}
+    assert ({k: v for k, v in ours.items() if k not in own}
+            == {k: v for k, v in stock.items() if k not in own})
+    stock_locations = locations_of(glance.cloud, stock['id'])
+    assert locations == [
+        (value.replace(stock['id'], ours['id']), meta, status)
+        for value, meta, status in stock_locations]
+    for key in ('size', 'objects', 'order', 'object_size', 'format',
+                'features', 'op_features', 'flags', 'snapshot_count'):
+        assert ours_rbd[key] == stock_rbd[key], key
+    glance.delete(ours['id'])   # by the stock driver
+
+
+STOCK = {
+    'DEFAULT': {'enabled_backends': 'ceph:rbd, ceph2:rbd, local:file'},
+    'image_import_opts': {'image_import_plugins': "['image_conversion']"},
+    # Without it stock conversion fails under uWSGI.
+    'wsgi': {'python_interpreter': sys.executable},
+}
+
+
+def locations_of(cloud, image_id):
+    """(url, metadata, status) of an image, from Glance's database."""
+    import sqlite3
+    with sqlite3.connect(cloud.glance.dir / 'glance.db') as db:
+        return db.execute(
+            'SELECT value, meta_data, status FROM image_locations '
+            "WHERE image_id = ? AND deleted = 0", (image_id,)).fetchall()

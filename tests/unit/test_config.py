@@ -1,0 +1,109 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+from oslo_config import cfg
+import pytest
+
+from glance_conversion_plugins import config
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Read a configuration file as Glance does."""
+    def load(text=''):
+        path = tmp_path / 'glance-api.conf'
+        path.write_text(text)
+        conf = cfg.ConfigOpts()
+        config.register_opts(conf)
+        conf(['--config-file', str(path)], project='glance')
+        return conf
+    return load
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('1', 1),
+    ('4096', 4096),
+    ('7B', 7),
+    ('1KB', 1024),
+    ('3MB', 3 << 20),
+    ('100GB', 100 << 30),
+    ('2TB', 2 << 40),
+    (5, 5),
+])
+def test_size(value, expected):
+    assert config.Size()(value) == expected
+
+
+BAD_SIZES = ['', '0', '0GB', '-1', '-1GB', '1.5GB', 'GB', '10 GB', '10gb',
+             '10G', '10PB', '1e9', '0x10', 'unlimited', '10GB\n5']
+
+
+@pytest.mark.parametrize('value', BAD_SIZES)
+def test_bad_size_says_how_to_write_one(value):
+    with pytest.raises(ValueError, match='as in 100GB'):
+        config.Size()(value)
+
+
+def test_sizes_are_of_one_type():
+    assert config.Size() == config.Size()
+    assert hash(config.Size()) == hash(config.Size())
+    assert config.Size() != cfg.types.Integer()
+
+
+def test_size_from_a_file(load):
+    conf = load('[conversion]\nmax_virtual_size = 500GB\n')
+    assert conf.conversion.max_virtual_size == 500 << 30
+
+
+@pytest.mark.parametrize(('group', 'name', 'value'), [
+    ('conversion', 'max_virtual_size', 'much'),
+    ('conversion', 'max_virtual_size', '0'),
+    ('conversion', 'output_format', 'vhd'),
+    ('conversion', 'digests', 'none'),
+    ('conversion', 'legacy_checksum', 'maybe'),
+    ('conversion', 'max_concurrent', '0'),
+    ('conversion', 'max_concurrent', 'two'),
+    ('sparse_store', 'zero_block_size', '4095'),
+    ('sparse_store', 'zero_block_size', '1048577'),
+])
+def test_bad_values_name_the_option(load, group, name, value):
+    with pytest.raises(cfg.ConfigFileValueError, match=name):
+        conf = load(f'[{group}]\n{name} = {value}\n')
+        _ = conf[group][name]
+
+
+def test_defaults(load):
+    conf = load()
+    assert conf.conversion.output_format is None
+    assert conf.conversion.digests == 'inline'
+    assert conf.conversion.legacy_checksum is True
+    assert conf.conversion.max_virtual_size is None
+    assert conf.conversion.max_concurrent == 2
+    assert conf.sparse_store.zero_block_size == 64 * 1024
+
+
+def test_registering_twice_is_harmless(load):
+    conf = load('[conversion]\nmax_concurrent = 7\n')
+    config.register_opts(conf)
+    assert conf.conversion.max_concurrent == 7
+
+
+def test_all_options_are_listed_with_help():
+    listed = dict(config.list_opts())
+    assert set(listed) == {'conversion', 'sparse_store'}
+    assert {o.name for o in listed['conversion']} == {
+        'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
+        'max_concurrent'}
+    assert {o.name for o in listed['sparse_store']} == {'zero_block_size'}
+    for opts in listed.values():
+        assert not [o.name for o in opts if len(o.help.strip()) < 40]

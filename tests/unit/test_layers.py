@@ -1,0 +1,127 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""The direction of imports, and the size of things."""
+
+import ast
+import pathlib
+
+import pytest
+
+import glance_conversion_plugins
+
+PACKAGE = 'glance_conversion_plugins'
+ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
+
+# Moves bytes; may import nothing of ours but itself.
+DATA_PATH = {
+    'ceph', 'conversion', 'digest', 'errors', 'extent', 'inspection',
+    'pipeline', 'progress', 'qcow2', 'qemu', 'sinks', 'sinks.discard',
+    'sinks.fanout',
+    'sinks.rbd', 'sources', 'sources.file', 'sources.nbd', 'sources.rbd',
+}
+FORBIDDEN = {'glance', 'glance_store', 'oslo_config', 'taskflow'}
+
+
+def _modules():
+    """{dotted name within the package: path}"""
+    found = {}
+    for path in ROOT.rglob('*.py'):
+        parts = path.relative_to(ROOT).with_suffix('').parts
+        if parts[-1] == '__init__':
+            parts = parts[:-1]
+        found['.'.join(parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imported(tree):
+    """Dotted names of all that is imported, wherever it stands."""
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            yield from (alias.name for alias in item.names)
+        elif isinstance(item, ast.ImportFrom):
+            assert not item.level, 'relative import'
+            yield item.module
+            yield from (f'{item.module}.{a.name}' for a in item.names)
+
+
+def _tree(name):
+    return ast.parse(MODULES[name].read_text())
+
+
+def _ours(tree):
+    """Modules of this package that are imported, without its name."""
+    found = {name.removeprefix(PACKAGE + '.') for name in _imported(tree)
+             if name.startswith(PACKAGE + '.')}
+    return found & set(MODULES)
+
+
+def test_imports_are_found_wherever_they_stand():
+    tree = ast.parse('import os.path\n'
+                     'def f():\n'
+                     '    from glance_conversion_plugins import tasks\n'
+                     '    from glance.api import common as c\n')
+    assert 'os.path' in list(_imported(tree))
+    assert 'glance.api.common' in list(_imported(tree))
+    assert _ours(tree) == {'tasks'}
+
+
+def test_every_module_of_the_data_path_exists():
+    assert set(MODULES) >= DATA_PATH
+
+
+def test_every_source_and_sink_is_in_the_data_path():
+    assert {m for m in MODULES
+            if m.split('.')[0] in ('sources', 'sinks')} <= DATA_PATH
+
+
+@pytest.mark.parametrize('name', sorted(DATA_PATH))
+def test_data_path_does_not_reach_up(name):
+    tree = _tree(name)
+    packages = {i.split('.')[0] for i in _imported(tree)}
+    assert not packages & FORBIDDEN
+    assert _ours(tree) <= DATA_PATH
+
+
+def test_only_inspection_calls_the_inspectors_of_oslo():
+    users = {name for name in MODULES
+             if any('format_inspector' in i for i in _imported(_tree(name)))}
+    assert users == {'inspection'}
+
+
+def _reverts():
+    for name in MODULES:
+        for item in ast.walk(_tree(name)):
+            if isinstance(item, ast.ClassDef):
+                yield from ((f'{name}.{item.name}', f) for f in item.body
+                            if isinstance(f, ast.FunctionDef)
+                            and f.name == 'revert')
+
+
+def test_every_revert_takes_any_argument():
+    found = dict(_reverts())
+    assert found, 'no task reverts anything'
+    # taskflow passes flow_failures and what execute() required.
+    assert not [name for name, f in found.items() if not f.args.kwarg]
+
+
+@pytest.mark.parametrize('name', sorted(MODULES))
+def test_modules_and_functions_are_short(name):
+    assert len(MODULES[name].read_text().splitlines()) < 300
+    functions = {f.name: f.end_lineno - f.lineno + 1
+                 for f in ast.walk(_tree(name))
+                 if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert not {f: n for f, n in functions.items() if n >= 60}

@@ -1,0 +1,170 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+import fcntl
+import os
+import subprocess
+import sys
+
+import pytest
+
+from glance_conversion_plugins import placeholder
+
+MAKER = placeholder.Maker('11111111-2222-3333-4444-555555555555', 'task')
+
+
+@pytest.fixture
+def made(tmp_path):
+    found = placeholder.Placeholder(str(tmp_path), MAKER)
+    yield found
+    found.release()
+
+
+def _head(path):
+    with open(path, 'rb') as f:
+        return f.read(4096)
+
+
+def test_round_trip(made):
+    made.release()
+    assert placeholder.read_abandoned(made.path) == MAKER
+
+
+def test_is_named_so_that_glance_knows_it(made, tmp_path):
+    assert made.path == str(tmp_path / (MAKER.image_id + '.converted'))
+    assert os.stat(made.path).st_mode & 0o007 == 0
+
+
+def test_a_locked_one_is_not_abandoned(made):
+    assert placeholder.read_abandoned(made.path) is None
+
+
+def test_abandoned_when_its_process_is_killed(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, '-c',
+         'import sys\n'
+         'from glance_conversion_plugins import placeholder\n'
+         'p = placeholder.Placeholder(sys.argv[1], placeholder.Maker('
+         '"image", "task"))\n'
+         'p.extend(1 << 20)\n'
+         'print(p.path, flush=True)\n'
+         'sys.stdin.read()\n', str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with child:
+        path = child.stdout.readline().strip()
+        try:
+            assert path
+            assert placeholder.read_abandoned(path) is None
+        finally:
+            child.kill()
+    assert placeholder.read_abandoned(path) == ('image', 'task')
+    assert os.path.getsize(path) == 1 << 20
+
+
+def test_looking_does_not_keep_the_lock(made):
+    made.release()
+    for _ in range(2):
+        assert placeholder.read_abandoned(made.path) == MAKER
+    with open(made.path) as f:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_release_twice(made):
+    made.release()
+    made.release()
+    assert placeholder.read_abandoned(made.path) == MAKER
+
+
+@pytest.mark.parametrize('size', [4096, 4097, 100 << 30])
+def test_has_the_length_of_the_image_and_little_content(made, size):
+    made.extend(size)
+    found = os.stat(made.path)
+    assert found.st_size == size
+    assert found.st_blocks * 512 <= 4096
+    assert placeholder.is_placeholder(_head(made.path))
+
+
+def test_shorter_than_its_head(made):
+    """A converted image may have no more than one sector."""
+    made.extend(512)
+    assert os.path.getsize(made.path) == 512
+    assert placeholder.is_placeholder(_head(made.path))
+    made.release()
+    assert placeholder.read_abandoned(made.path) == MAKER
+
+
+def test_a_second_one_does_no_harm_to_the_first(made, tmp_path):
+    """Two imports of one image: the lock of the first was stolen."""
+    made.extend(1 << 20)
+    with pytest.raises(OSError):
+        placeholder.Placeholder(str(tmp_path), MAKER._replace(task_id='2'))
+    assert os.path.getsize(made.path) == 1 << 20
+    assert placeholder.is_placeholder(_head(made.path))
+
+
+def test_replaces_an_abandoned_one(made, tmp_path):
+    made.extend(1 << 20)
+    made.release()
+    later = placeholder.Placeholder(str(tmp_path),
+                                    MAKER._replace(task_id='later'))
+    later.release()
+    assert placeholder.read_abandoned(made.path).task_id == 'later'
+    assert os.path.getsize(made.path) == 4096
+
+
+def test_does_not_follow_a_link(tmp_path):
+    victim = tmp_path / 'victim'
+    victim.write_bytes(b'precious')
+    (tmp_path / (MAKER.image_id + '.converted')).symlink_to(victim)
+    with pytest.raises(OSError):
+        placeholder.Placeholder(str(tmp_path), MAKER)
+    assert victim.read_bytes() == b'precious'
+
+
+@pytest.mark.parametrize('head', [
+    b'', b'\0' * 4096, b'glance-conversion-plugins', b'QFI\xfb', b'{}',
+    b'\nglance-conversion-plugins placeholder, not image data\n',
+])
+def test_other_data_is_no_placeholder(head):
+    assert not placeholder.is_placeholder(head)
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'A' * 10, b'\0' * 5000,
+    b'glance-conversion-plugins placeholder, not image data\n',
+    b'glance-conversion-plugins placeholder, not image data\n{"a"',
+    b'glance-conversion-plugins placeholder, not image data\n[]',
+    b'glance-conversion-plugins placeholder, not image data\n{"of": "v2"}',
+    b'glance-conversion-plugins placeholder, not image data\n\xff',
+])
+def test_other_files_have_no_maker(tmp_path, content):
+    path = tmp_path / 'x.converted'
+    path.write_bytes(content)
+    assert placeholder.read_abandoned(str(path)) is None
+
+
+def test_a_file_that_is_gone_has_no_maker(tmp_path):
+    assert placeholder.read_abandoned(str(tmp_path / 'gone')) is None
+
+
+def test_a_link_has_no_maker(made, tmp_path):
+    made.release()
+    link = tmp_path / 'link.converted'
+    link.symlink_to(made.path)
+    assert placeholder.read_abandoned(str(link)) is None
+
+
+def test_a_folder_has_no_maker(tmp_path):
+    folder = tmp_path / 'folder.converted'
+    folder.mkdir()
+    assert placeholder.read_abandoned(str(folder)) is None
