@@ -41,6 +41,7 @@ from glance import housekeeping
 from oslo_config import cfg
 from oslo_utils import timeutils
 
+from glance_conversion_plugins import database
 from glance_conversion_plugins import placeholder
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins import settlement
@@ -70,6 +71,7 @@ class _Glance:
         self._dead_after = dead_after
         self._abandoned = {m.task_id for m in abandoned.values()}
 
+    @database.patient
     def is_dead(self, task_id: str) -> bool:
         """Say whether nobody works at a task any more."""
         if task_id in self._abandoned:
@@ -96,6 +98,7 @@ class _Glance:
                         yield image['id'], prop['value']
             marker = page[-1]['id']
 
+    @database.patient
     def release(self, image_id: str, task_id: str) -> None:
         """Give an image back to its owner, and end its task."""
         repo = self._gateway.get_repo(self._context)

@@ -28,9 +28,9 @@ from glance.common import exception
 from glance import db as glance_db
 from glance.quota import keystone as keystone_quota
 from oslo_config import cfg
-from oslo_db import exception as db_exception
 from oslo_utils import units
 
+from glance_conversion_plugins import database
 from glance_conversion_plugins import errors
 
 LOG = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class ImportedImage:
         self._wrapper = action_wrapper
         self._stores = stores
 
+    @database.patient
     def facts(self) -> Facts:
         with self._wrapper as action:
             return Facts(action.image_disk_format,
@@ -81,12 +82,14 @@ class ImportedImage:
                 'The image does not fit into the quota of its project once '
                 f'converted: {e}') from e
 
+    @database.patient
     def record_raw(self, size: int) -> None:
         with self._wrapper as action:
             action.set_image_attribute(disk_format='raw',
                                        container_format='bare',
                                        size=size, virtual_size=size)
 
+    @database.patient
     def report(self, message: str) -> None:
         """Tell the owner how it goes, which also keeps the import's lock.
 
@@ -111,22 +114,27 @@ class ImportedImage:
         :param facts: what to restore of the record
         """
         try:
-            with self._wrapper as action:
-                if action.image_status == 'importing':
-                    action.set_image_attribute(status='queued')
-                if facts:
-                    action.set_image_attribute(
-                        disk_format=facts.disk_format,
-                        container_format=facts.container_format,
-                        virtual_size=None)
-                action.remove_importing_stores(self._stores)
-                action.add_failed_stores(self._stores)
+            self._give_back(facts)
         except (exception.NotFound, exception.TaskAbortedError):
             LOG.info('Image %s is gone, or imported by another task',
                      self._wrapper.image_id)
         except Exception:
             LOG.exception('Image %s could not be returned to its owner',
                           self._wrapper.image_id)
+
+
+    @database.patient
+    def _give_back(self, facts: Facts | None) -> None:
+        with self._wrapper as action:
+            if action.image_status == 'importing':
+                action.set_image_attribute(status='queued')
+            if facts:
+                action.set_image_attribute(
+                    disk_format=facts.disk_format,
+                    container_format=facts.container_format,
+                    virtual_size=None)
+            action.remove_importing_stores(self._stores)
+            action.add_failed_stores(self._stores)
 
 
 class Heartbeat:
@@ -157,7 +165,7 @@ class Heartbeat:
                 self.reason = e
                 self._cancel.set()
                 return
-            except (db_exception.DBError, exception.GlanceException):
+            except Exception:
                 LOG.warning('A heartbeat failed; trying again', exc_info=True)
             if self._stop.wait(_HEARTBEAT_SECONDS):
                 return

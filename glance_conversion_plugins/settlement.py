@@ -29,6 +29,7 @@ from glance import context as glance_context
 from glance import db as glance_db
 
 from glance_conversion_plugins import conversion
+from glance_conversion_plugins import database
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import ledger
@@ -63,6 +64,7 @@ def settle(image_id: str, task_id: str,
     return [store_id for store_id in targets if store_id in recorded]
 
 
+@database.patient
 def recorded_stores(image_id: str) -> set[str]:
     """The stores in which Glance knows the image to be."""
     try:
@@ -75,6 +77,7 @@ def recorded_stores(image_id: str) -> set[str]:
             if location['status'] == 'active'}
 
 
+@database.patient
 def record_digests(image_id: str, found: digest.Digest) -> None:
     """Write the digests, and nothing else, if the image still lacks them."""
     db = glance_db.get_api()
@@ -131,6 +134,7 @@ class Settlement:
             LOG.exception('Image %s is not settled; the clean-up will do it',
                           self._image_id)
 
+    @database.patient
     def _ended(self) -> bool:
         db: Any = glance_db.get_api()
         try:

@@ -66,8 +66,8 @@ class Store(stock.Store):
             backends[self.backend_group] = 'rbd'
             self.conf.set_override('enabled_backends', backends)
 
-    @driver.back_compat_add  # type: ignore[untyped-decorator]
-    @capabilities.check      # type: ignore[untyped-decorator]
+    @driver.back_compat_add
+    @capabilities.check
     def add(self, image_id: str, image_file: Any, image_size: int,
             hashing_algo: str, context: Any = None, verifier: Any = None
             ) -> Any:

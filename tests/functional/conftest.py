@@ -46,22 +46,18 @@ def cloud():
 
 
 @pytest.fixture
-def configure(cloud):
+def configure(glance):
     """Restart Glance with other options, if it does not have them."""
-    def apply(**sections):
-        if getattr(cloud, 'sections', None) != sections:
-            cloud.glance.reconfigure(sections)
-            cloud.sections = sections
-    return apply
+    return glance.configure
 
 
 @pytest.fixture
-def glance(cloud, configure):
-    """Glance as an ordinary user sees it, in its default configuration.
+def glance(cloud):
+    """Glance as an ordinary user sees it.
 
-    Whatever a test does, it must leave nothing.
+    It has its default configuration unless a test chooses another before it
+    does anything else. Whatever a test does, it must leave nothing.
     """
-    configure()
     service = support.Service(cloud)
     yield service
     service.forget_images()

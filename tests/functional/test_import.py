@@ -103,6 +103,7 @@ def test_tiny_raw_is_left_to_glance(glance, images):
 
 def test_the_real_client(glance, images):
     qcow2, raw = images.qcow2('client')
+    glance.configure()
     out = glance.cloud.client(
         'image-create-via-import', '--disk-format', 'qcow2',
         '--container-format', 'bare', '--name', 'client', '--file', qcow2,

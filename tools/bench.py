@@ -1,0 +1,157 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The benchmark of tox -e bench, on a cloud of its own."""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from benchmark import cases
+from benchmark import chart
+from benchmark import contestants
+from benchmark import latency
+from benchmark import machine
+from benchmark import measure
+from benchmark import memory
+from benchmark import report
+from benchmark import responses
+from benchmark import thresholds
+from cloud import Cloud
+
+DEFAULT_ROOT = pathlib.Path('/var/tmp/glance-conversion-bench')
+DEFAULT_OUTPUT = (pathlib.Path(__file__).resolve().parent.parent
+                  / 'doc' / 'source' / 'admin' / 'bench')
+BASE_PORT = 29400
+# A memstore keeps the holes in objects as zeros, and counts them as data,
+# unless it works in pages; then it still counts them, so give it room.
+CEPH_ARGS = ('--memstore_page_set=true '
+             f'--memstore_device_bytes={64 * 2 ** 30}')
+
+
+def options():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--runs', type=int, default=3)
+    parser.add_argument('--stock-runs', type=int, default=1, help='runs of '
+                        'what takes minutes: stock, and inline in (c)')
+    parser.add_argument('--stock-c', action='store_true',
+                        help='stock in (c) too: many minutes')
+    parser.add_argument('--cases', default='a,b,c', help='of a, b, c and d; '
+                        'empty for none')
+    parser.add_argument('--latency', action='store_true',
+                        help='(a) with 5 ms of latency at the OSD')
+    parser.add_argument('--api', action='store_true',
+                        help='response times beside a conversion')
+    parser.add_argument('--memory', action='store_true',
+                        help='memory of 1 GiB and of 1 TiB')
+    parser.add_argument('--root', type=pathlib.Path, default=DEFAULT_ROOT,
+                        help='folder of the cloud; must not exist')
+    parser.add_argument('--base-port', type=int, default=BASE_PORT)
+    parser.add_argument('--objectstore', default='memstore',
+                        choices=('memstore', 'bluestore'))
+    parser.add_argument('--venv', type=pathlib.Path,
+                        help='where Glance, Keystone, uWSGI are')
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=DEFAULT_OUTPUT)
+    chosen = parser.parse_args()
+    chosen.cases = [key for key in chosen.cases.split(',') if key]
+    if not set(chosen.cases) <= cases.TITLES.keys():
+        parser.error('there are cases a, b, c and d')
+    if chosen.root.exists() and chosen.root != DEFAULT_ROOT:
+        parser.error(f'{chosen.root} exists')
+    return chosen
+
+
+def measure_all(cloud, chosen, results):
+    """Everything that was asked for, into results."""
+    contest = contestants.Contestants(cloud)
+    for key in chosen.cases:
+        case = cases.case(key)
+        found = measure.compare(contest, case, measure.field(key, chosen))
+        digests = {result['digest'] for result in found.values()
+                   if 'digest' in result}
+        results['cases'][key] = {
+            'title': case.title, 'virtual': case.virtual, 'data': case.data,
+            'digests_agree': len(digests) < 2,
+            'scaled': case.virtual > contestants.HASHED,
+            'contestants': found}
+    if chosen.latency:
+        results['latency'] = latency.latency(
+            cloud, contest, cases.case('a'), chosen.runs)
+    if chosen.api:
+        results['api'] = responses.responses(
+            cloud, contest, cases.case('a'))
+    if chosen.memory:
+        results['memory'] = memory.memory(cloud, contest, chosen.runs)
+
+
+def write(results, folder):
+    """Write the table, the figures and the chart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = report.report(results)
+    print(text)
+    (folder / 'bench.txt').write_text(text)
+    (folder / 'bench.json').write_text(json.dumps(results, indent=1) + '\n')
+    if results['cases']:
+        chart.chart(results, folder / 'bench.png')
+
+
+def is_right(results):
+    """Whether all contestants ran, and all wrote the same content."""
+    found = [case['contestants'] for case in results['cases'].values()]
+    if 'latency' in results:
+        found.append(results['latency']['contestants'])
+    return ('error' not in results
+            and all(case['digests_agree']
+                    for case in results['cases'].values())
+            and all('error' not in result and result.get('same', True)
+                    for case in found for result in case.values()))
+
+
+def main():
+    """Bring a cloud up, measure, take it down."""
+    chosen = options()
+    # So that the cloud goes down with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ['CEPH_ARGS'] = CEPH_ARGS
+    cloud = Cloud(chosen.root, chosen.venv)
+    results = {'started': time.strftime('%Y-%m-%d %H:%M'), 'cases': {},
+               'objectstore': chosen.objectstore,
+               'machine': machine.machine(cloud.settings.venv)}
+    began = time.monotonic()
+    try:
+        # What an interrupted run has left.
+        cloud.destroy()
+        measure.progress('bringing up a cloud in', cloud.root)
+        cloud = Cloud(chosen.root, chosen.venv, chosen.base_port,
+                      chosen.objectstore)
+        cloud.up()
+        measure_all(cloud, chosen, results)
+    except Exception as error:
+        # What was measured before is worth a report.
+        results['error'] = f'{type(error).__name__}: {error}'
+        measure.progress('failed:', results['error'])
+    finally:
+        cloud.destroy()
+    results['minutes'] = (time.monotonic() - began) / 60
+    results['thresholds'] = thresholds.thresholds(results)
+    write(results, chosen.output)
+    return 0 if is_right(results) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

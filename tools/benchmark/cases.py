@@ -1,0 +1,106 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The images to measure with, and what there is to know of each."""
+
+import fractions
+import json
+import pathlib
+import typing
+
+from cloud import debian_image
+from cloud import processes
+from cloud import settings
+from cloud import synthetic_image
+
+GIB = 2 ** 30
+TITLES = {
+    'a': 'Debian image',
+    'b': 'incompressible data',
+    'c': 'scattered data',
+    'd': 'Debian image, sparse raw, no conversion',
+}
+
+
+class Case(typing.NamedTuple):
+    """One image: its file, its format, its sizes in bytes."""
+
+    key: str
+    title: str
+    path: pathlib.Path
+    disk_format: str
+    virtual: int
+    data: int
+
+
+def case(key):
+    """One of the cases (a) to (d), made first if it is not in the cache."""
+    path = {'a': _debian, 'b': _random, 'c': _scattered, 'd': _raw}[key]()
+    return describe(key, TITLES[key], path)
+
+
+def small_data(virtual_gib):
+    """256 MiB of data in a disk of any size, for the use of memory."""
+    path = _cached(
+        f'small-{virtual_gib}.qcow2', synthetic_image.scattered_image,
+        virtual_gib, fractions.Fraction(1, 4))
+    return describe(f'{virtual_gib} GiB', '256 MiB of data', path)
+
+
+def describe(key, title, path):
+    """Look up the sizes of an image."""
+    disk_format = path.suffix[1:]
+    info = _qemu_img('info', disk_format, path)
+    extents = _qemu_img('map', disk_format, path)
+    data = sum(extent['length'] for extent in extents if extent['data'])
+    virtual = info['virtual-size']
+    title = f'{title}: {virtual / GIB:.0f} GiB, {data / GIB:.2f} GiB of data'
+    return Case(key, title, path, disk_format, virtual, data)
+
+
+def _qemu_img(command, disk_format, path):
+    return json.loads(processes.run(
+        'qemu-img', command, '-f', disk_format, '--output=json',
+        path).stdout)
+
+
+def _debian():
+    return debian_image.debian_image().qcow2
+
+
+def _random():
+    return _cached('random-2.qcow2', synthetic_image.random_image, 2)
+
+
+def _scattered():
+    return _cached('scattered-100.qcow2', synthetic_image.scattered_image,
+                   100, 1)
+
+
+def _raw():
+    return _cached('debian.raw', _convert_debian)
+
+
+def _convert_debian(path):
+    processes.run('qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw',
+                  _debian(), path)
+
+
+def _cached(name, make, *args):
+    """A file of the cache, which holds whole files only."""
+    path = settings.cache_dir() / 'bench' / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f'new-{name}')
+        make(new, *args)
+        new.rename(path)
+    return path

@@ -1,0 +1,136 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The results in words: tables in plain text."""
+
+MIB = 2 ** 20
+COLUMNS = ('contestant', 'runs', 'active s', 'digests s', 'CPU s',
+           'memory MiB', 'staging MiB', 'pool/data', 'stored MiB', 'content')
+NOTES = """\
+active s: from the request to import until the image is active; for qemu-img,
+until its snapshot is protected. digests s: until they are recorded. CPU s: of
+Glance and all it starts, to the end of the digests; for others, of their own
+processes. None counts the OSD. memory: peak added (RSS; a part of it is what
+a fresh Glance takes at its first import). staging: peak allocated beyond the
+upload. pool/data: what the image's snapshot holds, against data in the
+source. stored: as the OSD counts it. content: compared with the source by
+qemu-img, in the first run. Medians of the runs given."""
+
+
+def report(results):
+    """The whole report as one text."""
+    parts = [_machine(results)]
+    parts += [_case(key, found) for key, found in results['cases'].items()]
+    parts.append(NOTES)
+    if 'latency' in results:
+        parts.append(_latency(results['latency']))
+    if 'api' in results:
+        parts.append(_api(results['api']))
+    if 'memory' in results:
+        parts.append(_memory(results['memory']))
+    parts.append(_thresholds(results['thresholds']))
+    if 'error' in results:
+        parts.append(f'ENDED EARLY: {results["error"]}')
+    return '\n\n'.join(parts) + '\n'
+
+
+def table(rows):
+    """Rows in columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join(cell.rjust(width) if number else cell.ljust(width)
+                  for number, (cell, width)
+                  in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows)
+
+
+def _machine(results):
+    facts = results['machine'] | {
+        name: results[name] for name in ('objectstore', 'started', 'minutes')}
+    return table([(name, ' ' + _plain(value).ljust(20))
+                  for name, value in facts.items()])
+
+
+def _plain(value):
+    return f'{value:.2f}' if isinstance(value, float) else str(value)
+
+
+def _case(key, found):
+    rows = [COLUMNS]
+    rows += [_row(result, found['data'])
+             for result in found['contestants'].values() if result['runs']]
+    lines = [f'({key}) {found["title"]}', table(rows)]
+    for result in found['contestants'].values():
+        if 'error' in result:
+            lines.append(f'{result["label"]} FAILED: {result["error"]}')
+        elif not result['runs']:
+            lines.append(f'{result["label"]}: left out, it takes many '
+                         'minutes (--stock-c, --stock-runs)')
+    if not found['digests_agree']:
+        lines.append('DIGESTS DIFFER between contestants')
+    if found['scaled']:
+        lines.append('Digests alone: measured over 10 GiB and scaled.')
+    return '\n'.join(lines)
+
+
+def _row(result, data):
+    median = result['median']
+    same = {None: '-', True: 'same', False: 'WRONG'}[result.get('same')]
+    return (
+        result['label'], str(len(result['runs'])),
+        _number(median['seconds'], 2), _number(median.get('digests'), 2),
+        _number(median['cpu'], 1), _mib(median.get('memory'), 0),
+        _mib(median.get('staging'), 3),
+        _number('used' in median and median['used'] / data or None, 3),
+        _mib(result.get('stored'), 0), same)
+
+
+def _number(value, digits):
+    return '-' if value is None else f'{value:.{digits}f}'
+
+
+def _mib(value, digits):
+    return _number(None if value is None else value / MIB, digits)
+
+
+def _latency(found):
+    rows = [('contestant', 'runs', 'active s')]
+    for result in found['contestants'].values():
+        rows.append((result['label'], str(len(result['runs'])),
+                     _number(result['median'].get('seconds'), 2)))
+    return ('(a) with latency at the OSD: a 4 KiB write takes '
+            f'{found["write_ms_without"]:.2f} ms without and '
+            f'{found["write_ms_with"]:.2f} ms with it\n' + table(rows))
+
+
+def _api(found):
+    rows = [('GET /v2/images, ms', 'requests', 'median', 'p95')]
+    for key, times in found.items():
+        rows.append((key, str(times['requests']),
+                     f'{times["median"]:.1f}', f'{times["p95"]:.1f}'))
+    return ('The API beside a conversion of (a), to the end of its digests\n'
+            + table(rows))
+
+
+def _memory(found):
+    rows = [('virtual GiB, 256 MiB of data', 'active s', 'memory MiB')]
+    for size, result in found.items():
+        rows.append((str(size), _number(result['median']['seconds'], 2),
+                     _mib(result['median']['memory'], 0)))
+    return table(rows)
+
+
+def _thresholds(found):
+    rows = [('measure', 'value', 'must', 'want')]
+    rows += [(line['measure'], f'{line["value"]:.2f}',
+              line['must'], line['want']) for line in found]
+    return table(rows)

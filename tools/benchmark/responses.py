@@ -1,0 +1,86 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""How fast the API answers while a conversion runs."""
+
+import statistics
+import threading
+import time
+
+from benchmark import images
+from benchmark import measure
+
+IDLE_SECONDS = 15
+PAUSE = 0.02
+
+
+def responses(cloud, contest, case):
+    """Milliseconds of GET /v2/images, idle and beside conversions."""
+    contest.configure('deferred')
+    stop = threading.Event()
+    for _ in range(20):
+        _request(cloud)
+    timer = threading.Timer(IDLE_SECONDS, stop.set)
+    timer.start()
+    found = {'idle': _percentiles(_requests(cloud, stop))}
+    for key in ('inline', 'deferred'):
+        measure.progress(f'the API while a conversion runs, {key}')
+        found[key] = _percentiles(_beside(cloud, contest, case, key))
+    return found
+
+
+def _beside(cloud, contest, case, key):
+    contest.configure(key)
+    for _ in range(20):
+        _request(cloud)
+    image = images.Image(cloud, case)
+    stop, errors = threading.Event(), []
+    image.start_import()
+    waiter = threading.Thread(target=_wait, args=(image, stop, errors))
+    waiter.start()
+    times = _requests(cloud, stop)
+    waiter.join()
+    image.delete()
+    contest.empty()
+    if errors:
+        raise errors[0]
+    return times
+
+
+def _wait(image, stop, errors):
+    """Until Glance has done all there is to do for the image."""
+    try:
+        image.wait_active()
+        image.wait_digests()
+    except Exception as error:
+        errors.append(error)
+    finally:
+        stop.set()
+
+
+def _requests(cloud, stop):
+    times = []
+    while not stop.is_set():
+        times.append(_request(cloud))
+        time.sleep(PAUSE)
+    return times
+
+
+def _request(cloud):
+    start = time.monotonic()
+    cloud.api('GET', '/v2/images')
+    return (time.monotonic() - start) * 1000
+
+
+def _percentiles(times):
+    return {'requests': len(times), 'median': statistics.median(times),
+            'p95': statistics.quantiles(times, n=20)[-1]}

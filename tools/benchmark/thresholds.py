@@ -1,0 +1,106 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What speed is asked for, beside what it is; nothing is asserted."""
+
+MIB = 2 ** 20
+
+
+def thresholds(results):
+    """Lines of measure, value, must and want, for what was measured."""
+    lines = []
+    for key, found in results['cases'].items():
+        lines += _speed(key, _medians(found))
+        lines += _pool(key, found)
+    lines += _room(results)
+    if 'latency' in results:
+        lines += _latency(_medians(results['latency']))
+    if 'memory' in results:
+        lines += _memory(results['memory'])
+    if 'api' in results:
+        lines += _api(results['api'])
+    return [dict(zip(('measure', 'value', 'must', 'want'), line,
+                     strict=True)) for line in lines]
+
+
+def _medians(found):
+    return {key: result['median']
+            for key, result in found['contestants'].items()
+            if result['runs']}
+
+
+def _speed(key, medians):
+    asked = {
+        'a': (('inline', '>= 5', '>= 5'), ('deferred', '>= 15', '>= 20')),
+        'b': (('inline', '>= 1.5', '>= 2'),),
+        'd': (('inline', '>= 4', '>= 4'),),
+    }
+    for ours, must, want in asked.get(key, ()):
+        yield from _ratio(f'({key}) stock / ours {ours}', medians,
+                          'stock', ours, must, want)
+    if key in 'ad':
+        yield from _ratio(f'({key}) ours inline / both digests', medians,
+                          'inline', 'both', '-', '<= 1.1')
+    if key in 'ac':
+        yield from _ratio(f'({key}) ours deferred / qemu-img', medians,
+                          'deferred', 'qemu', '-', '<= 1.25')
+    if key == 'a' and {'deferred', 'qemu'} <= medians.keys():
+        yield ('(a) ours deferred - 1.25 qemu-img, s',
+               medians['deferred']['seconds']
+               - 1.25 * medians['qemu']['seconds'], '-', '<= 1')
+    if key == 'c' and 'deferred' in medians:
+        yield ('(c) ours deferred, s', medians['deferred']['seconds'],
+               '< 60', '-')
+
+
+def _ratio(measure, medians, over, under, must, want):
+    if {over, under} <= medians.keys():
+        yield (measure, medians[over]['seconds']
+               / medians[under]['seconds'], must, want)
+
+
+def _pool(key, found):
+    for ours, median in _medians(found).items():
+        if 'used' in median:
+            asked = (('<= 1.05', '<= 1.02')
+                     if ours in ('inline', 'deferred') else ('-', '-'))
+            yield (f'({key}) pool / data, {ours}',
+                   median['used'] / found['data'], *asked)
+
+
+def _room(results):
+    runs = [run for found in results['cases'].values()
+            for key in ('inline', 'deferred')
+            for run in found['contestants'][key]['runs']]
+    if runs:
+        yield ('memory added, ours, most of all runs, MiB',
+               max(run['memory'] for run in runs) / MIB, '<= 256', '<= 128')
+        yield ('staging beyond the upload, ours, most, KiB',
+               max(run['staging'] for run in runs) / 1024, '<= 4', '<= 4')
+
+
+def _latency(medians):
+    return _ratio('(a) with latency, ours deferred / qemu-img', medians,
+                  'deferred', 'qemu', '<= 1', '< 1')
+
+
+def _memory(found):
+    small, large = (result['median']['memory']
+                    for result in found.values())
+    yield 'memory, 1 TiB / 1 GiB virtual', large / small, 'flat', 'flat'
+    yield 'memory of 1 TiB, MiB', large / MIB, '<= 256', '<= 128'
+
+
+def _api(found):
+    for key in ('inline', 'deferred'):
+        yield (f'p95 of GET /v2/images, {key} / idle',
+               found[key]['p95'] / found['idle']['p95'], 'reported', '<= 2')
