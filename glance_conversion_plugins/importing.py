@@ -18,6 +18,7 @@ saves all of it at exit, over whatever changed in between.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 import logging
 import threading
 from typing import Any
@@ -32,11 +33,15 @@ from oslo_utils import units
 
 from glance_conversion_plugins import database
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import progress
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
-_HEARTBEAT_SECONDS = 3
+# How often it looks whether the image is still wanted, and after how many
+# looks it reports.
+_LOOK_SECONDS = 2
+_REPORT_EVERY = 2
 
 
 class Facts(NamedTuple):
@@ -70,7 +75,7 @@ class ImportedImage:
 
         Each of them passes everything while the other is in force.
 
-        :raises errors.TooLarge: in the words of Glance
+        :raises errors.TooLarge: if not
         """
         try:
             api_common.check_quota(self._context, size, glance_db.get_api(),
@@ -78,9 +83,10 @@ class ImportedImage:
             keystone_quota.enforce_image_size_total(
                 self._context, self._context.owner, delta=size // units.Mi)
         except (exception.StorageQuotaFull, exception.LimitExceeded) as e:
+            LOG.warning('Image %s: %s', self._wrapper.image_id, e)
             raise errors.TooLarge(
-                'The image does not fit into the quota of its project once '
-                f'converted: {e}') from e
+                'The image does not fit into the quota of its project: once '
+                f'converted it has {progress.amount(size)}.') from e
 
     @database.patient
     def record_raw(self, size: int) -> None:
@@ -90,10 +96,10 @@ class ImportedImage:
                                        size=size, virtual_size=size)
 
     @database.patient
-    def report(self, message: str) -> None:
-        """Tell the owner how it goes, which also keeps the import's lock.
+    def check_wanted(self) -> None:
+        """See whether there still is something to import.
 
-        :raises errors.Cancelled: if there is nothing left to import
+        :raises errors.Cancelled: if not
         """
         try:
             self._wrapper.assert_task_lock()
@@ -102,6 +108,13 @@ class ImportedImage:
         except exception.TaskAbortedError as e:
             raise errors.Cancelled(
                 'The import was taken over by another task.') from e
+
+    @database.patient
+    def report(self, message: str) -> None:
+        """Tell the owner how it goes, which also keeps the import's lock.
+
+        :raises errors.Cancelled: if the import has ended
+        """
         task = self._task_repo.get(self._task_id)
         if task.status != 'processing':
             raise errors.Cancelled('The import has ended.')
@@ -138,12 +151,20 @@ class ImportedImage:
 
 
 class Heartbeat:
-    """Reports every few seconds, and says when to stop."""
+    """Reports every few seconds, and says when to stop.
 
-    def __init__(self, image: ImportedImage, progress: object,
+    Looking is only reading; a report is a write to Glance's database.
+    """
+
+    def __init__(self, image: ImportedImage, message: object,
                  cancel: threading.Event) -> None:
+        """Describe it.
+
+        :param message: something whose str() tells the state
+        :param cancel: set when there is nothing left to import
+        """
         self._image = image
-        self._progress = progress
+        self._message = message
         self._cancel = cancel
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -158,14 +179,16 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
+        for look in itertools.count():
             try:
-                self._image.report(str(self._progress))
+                self._image.check_wanted()
+                if look % _REPORT_EVERY == 0:
+                    self._image.report(str(self._message))
             except errors.Cancelled as e:
                 self.reason = e
                 self._cancel.set()
                 return
             except Exception:
                 LOG.warning('A heartbeat failed; trying again', exc_info=True)
-            if self._stop.wait(_HEARTBEAT_SECONDS):
+            if self._stop.wait(_LOOK_SECONDS):
                 return

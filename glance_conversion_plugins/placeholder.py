@@ -47,11 +47,17 @@ class Placeholder:
                            | os.O_NOFOLLOW, 0o640)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._fd, 0)
-            head = _MAGIC + json.dumps(maker._asdict()).encode()
-            os.pwrite(self._fd, head.ljust(_HEAD), 0)
+            self._write(_MAGIC + json.dumps(maker._asdict()).encode())
         except BaseException:
             self.release()
+            raise
+
+    def _write(self, head: bytes) -> None:
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, head.ljust(_HEAD), 0)
+        except OSError:
+            os.unlink(self.path)
             raise
 
     def extend(self, size: int) -> None:

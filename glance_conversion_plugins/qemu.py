@@ -61,6 +61,7 @@ fi
 
 # What a shell says when it could not start a program.
 _NOT_STARTED = (126, 127)
+STOPPED = 'The program that decodes the image stopped before the end.'
 _MISSING = 'This cloud can not convert images: a program is missing.'
 
 
@@ -204,11 +205,24 @@ class NbdServer:
     def pid(self) -> int:
         return self._process.pid
 
-    def died(self) -> bool:
-        """Say whether it ended; waits a moment, for sockets close first."""
+    def status(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs.
+
+        Waits a moment, for sockets close first.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
-        return self._process.returncode is not None
+        return self._process.returncode
+
+    def why_unusable(self) -> errors.ConversionError:
+        """The error for a server that does not even begin to serve."""
+        status = self.status()
+        if status in _NOT_STARTED:
+            return errors.Misconfigured(_MISSING)
+        if status is None or status < 0:
+            return errors.SourceFailed(STOPPED)
+        return errors.DamagedImage('The image can not be opened: '
+                                   'its header or its tables are damaged.')
 
     def kill(self) -> None:
         """End the server now; its clients see the connection close."""

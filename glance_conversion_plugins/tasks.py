@@ -196,8 +196,8 @@ def _step_aside(facts: importing.Facts, targets: dict[str, Any], path: str
     for prefix in ('img_signature', 'os_encrypt'):
         if any(name.startswith(prefix) for name in facts.properties):
             return f'it has properties {prefix}*'
-    if os.path.getsize(path) < 4096:
-        return 'it is smaller than 4 KiB'
+    if facts.disk_format == 'raw' and os.path.getsize(path) < 4096:
+        return 'it is smaller than a placeholder'
     return None
 
 

@@ -58,10 +58,10 @@ class NbdSource:
             self._describe: Any = handles.pop()
             self.size: int = self._describe.get_size()
         except nbd.Error as e:
-            self._server.close()
             LOG.warning('qemu-nbd does not serve the image: %s', e)
-            raise errors.SourceFailed(
-                f'The image can not be opened as {driver}.') from e
+            why = self._server.why_unusable()
+            self._server.close()
+            raise why from e
         for handle in handles:
             self._idle.put(handle)
 
@@ -122,10 +122,9 @@ class NbdSource:
                  ) -> errors.ConversionError:
         if self._closed:
             return errors.Cancelled('The conversion was stopped.')
-        if errnum in _CONNECTION_LOST and self._server.died():
+        if errnum in _CONNECTION_LOST and self._server.status() is not None:
             LOG.error('qemu-nbd ended while the image was read: %s', reason)
-            return errors.SourceFailed(
-                'The program that decodes the image stopped before the end.')
+            return errors.SourceFailed(qemu.STOPPED)
         LOG.warning('Reading at %d failed with %s: %s', offset, errnum, reason)
         return errors.DamagedImage(
             f'The image is damaged: its content at offset {offset} '

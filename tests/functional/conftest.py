@@ -41,6 +41,7 @@ def cloud():
     shutil.rmtree(ROOT, ignore_errors=True)
     cloud = Cloud(ROOT, sys.prefix, base_port=28800)
     cloud.up()
+    cloud.sections = {}
     yield cloud
     cloud.destroy()
 

@@ -46,7 +46,7 @@ def assert_second_chance(glance, images, image_id):
     image = glance.finish(image_id)
     assert image['status'] == 'active', glance.message(image_id)
     assert image['os_hash_value'] == support.digests(raw)[1]
-    assert image['os_glance_failed_import'] == ''
+    assert 'ceph' not in image['os_glance_failed_import'].split(',')
 
 
 def truncated(path):
@@ -98,7 +98,7 @@ def empty(path):
 
 
 BROKEN = {
-    truncated: 'damaged or truncated',
+    truncated: 'truncated',
     cut_within_the_last_cluster: 'is truncated',
     corrupt_table: 'damaged',
     lost_header: 'is declared as qcow2, but its content is raw',
@@ -123,7 +123,7 @@ def test_compressed_cluster_that_does_not_decode(glance, images):
     qcow2, _ = images.qcow2('corrupt-cluster', '-c', pieces=200)
     with open(qcow2, 'r+b') as f:
         f.seek(qcow2.stat().st_size * 3 // 4)
-        f.write(b'\xff' * 20_000)
+        f.write(b'\xff' * 300_000)
     image, message = glance.refused(qcow2)
     assert_given_back(glance, image, message, 'can not be decoded')
     assert_second_chance(glance, images, image['id'])
@@ -340,7 +340,7 @@ def test_progress_moves(glance, images):
             seen.append(message)
     percents = [int(m.split(': ')[1].split('%')[0]) for m in seen]
     assert len(percents) > 1 and percents == sorted(percents)
-    assert all(' of 6.0 GiB, ' in m and ' written), ' in m for m in seen)
+    assert all(' of 4.0 GiB, ' in m and ' written), ' in m for m in seen)
     log = glance.cloud.glance.log.read_text()
     line = [x for x in log.splitlines() if f'Image {image_id}: Conv' in x][-1]
     for stage in ('inspect', 'check', 'read', 'write', 'wait for digests',
@@ -353,7 +353,7 @@ def test_no_thread_and_no_memory_stay(glance, images):
     qcow2, _ = images.qcow2('corrupt-many', '-c', pieces=200)
     with open(qcow2, 'r+b') as f:
         f.seek(qcow2.stat().st_size * 3 // 4)
-        f.write(b'\xff' * 20_000)
+        f.write(b'\xff' * 300_000)
 
     def settled():
         return sum(len(os.listdir(f'/proc/{pid}/task'))

@@ -122,12 +122,12 @@ def test_corrupt_compressed_cluster(tmp_path, kind):
 
 def test_not_the_format_that_was_claimed(tmp_path):
     path = images.raw(tmp_path / 'disk', 'AB')
-    with pytest.raises(errors.SourceFailed, match='as qcow2'):
+    with pytest.raises(errors.DamagedImage, match='can not be opened'):
         nbd_source.NbdSource(path, 'qcow2', 1 << 20)
 
 
 def test_file_that_is_gone(tmp_path):
-    with pytest.raises((errors.SourceFailed, FileNotFoundError)):
+    with pytest.raises(FileNotFoundError):
         nbd_source.NbdSource(str(tmp_path / 'gone'), 'qcow2', 1 << 20)
 
 

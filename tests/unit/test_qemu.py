@@ -211,10 +211,10 @@ def test_close_ends_it_and_may_be_called_twice(path):
     server.close()
 
 
-def test_died(server):
-    assert not server.died()
+def test_status(server):
+    assert server.status() is None
     os.kill(server.pid, signal.SIGKILL)
-    assert server.died()
+    assert server.status() == -signal.SIGKILL
 
 
 def _descriptors():
@@ -384,7 +384,7 @@ def test_missing_server_is_the_fault_of_the_deployment(path, tmp_path,
     folder.mkdir()
     (folder / 'setpriv').symlink_to('/usr/bin/setpriv')
     monkeypatch.setattr(qemu, '_PATH', str(folder))
-    with pytest.raises((errors.Misconfigured, errors.SourceFailed)):
+    with pytest.raises(errors.Misconfigured):
         nbd_source.NbdSource(path, 'qcow2', 1 << 20)
 
 

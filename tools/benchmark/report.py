@@ -21,9 +21,10 @@ until its snapshot is protected. digests s: until they are recorded. CPU s: of
 Glance and all it starts, to the end of the digests; for others, of their own
 processes. None counts the OSD. memory: peak added (RSS; a part of it is what
 a fresh Glance takes at its first import). staging: peak allocated beyond the
-upload. pool/data: what the image's snapshot holds, against data in the
-source. stored: as the OSD counts it. content: compared with the source by
-qemu-img, in the first run. Medians of the runs given."""
+upload. pool/data: what rbd diff says of the image's snapshot, against data in
+the source; it counts each object from its start to its last byte, holes too.
+stored: as the OSD counts it; a memstore counts the same way. content: compared
+with the source by qemu-img, in the first run. Medians of the runs given."""
 
 
 def report(results):

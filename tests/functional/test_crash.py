@@ -1,0 +1,155 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Kills at any moment, and the clean-up after them."""
+
+import os
+import random
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from tests.functional import support
+
+MIB = support.MIB
+
+
+def kill_worker(glance, image_id):
+    """Kill the one uWSGI process that converts, or all if none does."""
+    makers = [pid for pid in glance.cloud.glance.pids()
+              if has_open(pid, f'{image_id}.converted')]
+    for pid in makers or glance.cloud.glance.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_glance(glance, _image_id):
+    glance.cloud.glance.kill()
+
+
+def has_open(pid, name):
+    try:
+        return any(os.readlink(f'/proc/{pid}/fd/{fd}').endswith(name)
+                   for fd in os.listdir(f'/proc/{pid}/fd'))
+    except OSError:
+        return False
+
+
+def clean(glance, image_id):
+    """Clean up as an operator does, until nothing is left to clean."""
+    support.wait_for(lambda: not glance.qemu_processes(), 10)
+    dry = glance.manage('cleanup', '--dry-run')
+    assert dry.returncode == 0, dry.stderr
+    before = glance.stored(), glance.stored('images2'), glance.staged()
+    done = glance.manage('cleanup')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dry.stdout.replace('would remove', 'removing') == done.stdout
+    if importing(glance, image_id):
+        # Killed before our task began: only silence tells that it is dead.
+        done = glance.manage('cleanup', '--dead-after', '0')
+        assert done.returncode == 0, done.stdout + done.stderr
+    again = glance.manage('cleanup')
+    assert again.stdout == 'nothing to remove\n', again.stdout
+    return before
+
+
+def importing(glance, image_id):
+    with sqlite3.connect(glance.cloud.glance.dir / 'glance.db') as db:
+        status, = db.execute('SELECT status FROM images WHERE id = ?',
+                             (image_id,)).fetchone()
+    return status == 'importing'
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_kill_at_a_random_point(glance, images, seed):
+    """Afterwards the image is whole, or its owner can import it again."""
+    chance = random.Random(seed)    # noqa: S311
+    qcow2, raw = images.qcow2('crash', size=512 * MIB, pieces=1500)
+    image_id = glance.begin(qcow2, stores=('ceph', 'ceph2'))
+    time.sleep(chance.random() * 4)
+    chance.choice([kill_worker, kill_glance])(glance, image_id)
+    glance.cloud.glance.start()
+    clean(glance, image_id)
+
+    image = glance.show(image_id)
+    assert 'os_glance_import_task' not in image
+    assert image['status'] in ('queued', 'active', 'uploading')
+    if image['status'] == 'active':
+        assert glance.content(image_id) == support.digests(raw)
+    else:
+        assert glance.leftovers() in ({}, {'staging': [image_id]})
+        if image['status'] == 'queued':
+            assert 'interrupted' in glance.message(image_id)
+            assert 'ceph' in image['os_glance_failed_import']
+            glance.stage(image_id, qcow2)
+        glance.start_import(image_id)
+        assert glance.finish(image_id)['status'] == 'active'
+        assert glance.content(image_id) == support.digests(raw)
+
+
+def test_cleanup_leaves_the_living_alone(glance, images):
+    """A live import, another host's too, and what others have stored."""
+    qcow2, raw = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    ready = glance.imported(images.qcow2('ready')[0])
+    glance.rbd('-p', 'images', 'create', '--size', '1M', 'of-another-tool')
+    named = '4f0f0c1e-0000-4000-8000-0123456789ab'
+    glance.rbd('-p', 'images', 'create', '--size', '1M', named)
+    (glance.cloud.glance.staging / 'README').write_text('not ours')
+
+    # As if the placeholder were on another host.
+    hidden = glance.cloud.root / 'hidden.converted'
+    placeholder = glance.cloud.glance.staging / f'{image_id}.converted'
+    placeholder.rename(hidden)
+    assert glance.manage('cleanup').stdout == 'nothing to remove\n'
+    hidden.rename(placeholder)
+    assert glance.manage('cleanup').stdout == 'nothing to remove\n'
+    image = glance.finish(image_id)
+    assert image['os_hash_value'] == support.digests(raw)[1]
+    assert glance.manage('cleanup').stdout == 'nothing to remove\n'
+
+    assert set(glance.stored()) == {image_id, ready['id'], 'of-another-tool',
+                                    named}
+    (glance.cloud.glance.staging / 'README').unlink()
+    for name in ('of-another-tool', named):
+        glance.rbd('-p', 'images', 'rm', '--no-progress', name)
+
+
+def test_image_deleted_after_the_crash(glance, images):
+    qcow2, _ = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    glance.cloud.glance.kill()
+    glance.cloud.glance.start()
+    glance.delete(image_id)
+    assert glance.stored() != []
+    done = glance.manage('cleanup')
+    assert done.returncode == 0, done.stderr
+    assert glance.leftovers() == {}
+
+
+def test_dead_import_of_another_host(glance, images):
+    """Without its placeholder only silence tells that it is dead."""
+    qcow2, _ = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    glance.cloud.glance.kill()
+    glance.cloud.glance.start()
+    (glance.cloud.glance.staging / f'{image_id}.converted').unlink()
+    assert glance.manage('cleanup').stdout == 'nothing to remove\n'
+    time.sleep(2)
+    done = glance.manage('cleanup', '--dead-after', '1')
+    assert 'data of the dead import' in done.stdout
+    assert glance.show(image_id)['status'] == 'queued'
+    assert glance.leftovers() == {}
