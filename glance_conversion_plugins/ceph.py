@@ -213,9 +213,10 @@ def fence(cluster: Any, ioctx: Any, name: str) -> None:
     """
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
-            watchers = [w['addr'] for w in image.list_watchers()]
+            watchers = {w['addr'] for w in image.watchers_list()}
     except rbd.ImageNotFound:
         return
-    for address in watchers:
+    own = cluster.get_addrs()
+    for address in (w for w in watchers if w not in own):
         LOG.info('Shutting out the client %s of %s', address, name)
         cluster.blocklist_add(address, 300)

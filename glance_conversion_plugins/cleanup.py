@@ -170,8 +170,9 @@ def _staged(staging: str, abandoned: dict[str, placeholder.Maker],
 
 def _stored(glance: _Glance) -> Iterator[Finding]:
     """Images in our stores that Glance has not recorded, or only now."""
-    for store_id in CONF.enabled_backends:
-        store: Any = stores.adopting(store_id)
+    # A copy: looking up a store adds the reserved ones to the original.
+    for store_id in list(CONF.enabled_backends or {}):
+        store = stores.adopting(store_id)
         if store is None:
             continue
         for owner in store.leftovers():

@@ -19,10 +19,8 @@ Reads the configuration of the deployment's own Glance, as glance-api does:
 from collections.abc import Sequence
 import sys
 from typing import Any
+import warnings
 
-from glance.common import config as glance_config
-from glance.common import wsgi_app
-import glance_store
 from oslo_config import cfg
 from oslo_log import log as logging
 
@@ -68,6 +66,11 @@ def cleanup_(args: Any) -> int:
 
 
 def _configure(argv: Sequence[str]) -> None:
+    # Some library below Glance greets everyone with this, on stderr.
+    warnings.filterwarnings('ignore', '(?s).*Eventlet is deprecated')
+    from glance.common import config as glance_config
+    from glance.common import wsgi_app
+    import glance_store
     logging.register_options(CONF)
     glance_config.set_config_defaults()
     CONF.register_cli_opt(cfg.SubCommandOpt(
