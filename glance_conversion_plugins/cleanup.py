@@ -50,7 +50,8 @@ from glance_conversion_plugins import stores
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
-_MESSAGE = 'The import was interrupted; import the image again.'
+_INTERRUPTED = 'The import was interrupted; import the image again.'
+_TOO_LATE = 'The import was interrupted after the image was complete.'
 
 
 class Finding(NamedTuple):
@@ -112,19 +113,20 @@ class _Glance:
             image.extra_properties['os_glance_failed_import'] = pending
         image.extra_properties.pop('os_glance_stage_host', None)
         repo.save(image, previous)
-        self._fail_task(task_id)
+        self._fail_task(task_id, _INTERRUPTED if image.status == 'queued'
+                        else _TOO_LATE)
         with contextlib.suppress(exception.NotFound):
             repo.delete_property_atomic(repo.get(image_id),
                                         'os_glance_import_task', task_id)
 
-    def _fail_task(self, task_id: str) -> None:
+    def _fail_task(self, task_id: str, message: str) -> None:
         repo = self._gateway.get_task_repo(self._context)
         try:
             task = repo.get(task_id)
         except exception.NotFound:
             return
         if task.status in ('pending', 'processing'):
-            task.fail(_MESSAGE)
+            task.fail(message)
             repo.save(task)
 
 

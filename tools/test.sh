@@ -20,7 +20,7 @@ if ! git rev-parse --quiet --verify HEAD >/dev/null 2>&1; then
 fi
 
 install_missing() {
-    python3 tools/cloud install --venv "$VENV"
+    python3 tools/cloud --venv "$VENV" install
     "$VENV/bin/python" -m pip install --quiet \
         -r requirements.txt -r test-requirements.txt --editable .
 }

@@ -35,7 +35,10 @@ ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
 
 @pytest.fixture(scope='session')
 def cloud():
-    """A fresh cloud, destroyed at the end."""
+    """A fresh cloud, destroyed at the end.
+
+    GLANCE_TEST_KEEP_CLOUD=1 keeps it, for a look at what a test has left.
+    """
     cloud = Cloud(ROOT, sys.prefix, base_port=28800)
     cloud.destroy()
     shutil.rmtree(ROOT, ignore_errors=True)
@@ -43,7 +46,8 @@ def cloud():
     cloud.up()
     cloud.sections = {}
     yield cloud
-    cloud.destroy()
+    if not os.environ.get('GLANCE_TEST_KEEP_CLOUD'):
+        cloud.destroy()
 
 
 @pytest.fixture

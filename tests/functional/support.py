@@ -140,10 +140,10 @@ class Service:
         image = self.show(image_id)
         return None if 'os_glance_import_task' in image else image
 
-    def imported(self, path, *args, **kwargs):
+    def imported(self, path, *args, timeout=120, **kwargs):
         """Import to the end and expect success; returns the image."""
         image_id = self.begin(path, *args, **kwargs)
-        image = self.finish(image_id)
+        image = self.finish(image_id, timeout)
         assert image['status'] == 'active', self.message(image_id)
         self.settled(image_id)
         return image

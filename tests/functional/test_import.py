@@ -14,11 +14,11 @@
 
 import hashlib
 import subprocess
-import sys
 
 import pytest
 
 from tests.functional import support
+from tests.functional import test_stock
 
 MIB = support.MIB
 
@@ -208,7 +208,7 @@ def test_record_is_what_stock_would_have_left(glance, configure, images):
     ours_rbd = glance.cloud.ceph.json('rbd', '-p', 'images', 'info',
                                       ours['id'])
     locations = locations_of(glance.cloud, ours['id'])
-    configure(**STOCK)
+    configure(**test_stock.STOCK)
     stock = glance.imported(qcow2)
     stock_rbd = glance.cloud.ceph.json('rbd', '-p', 'images', 'info',
                                        stock['id'])
@@ -223,14 +223,6 @@ def test_record_is_what_stock_would_have_left(glance, configure, images):
                 'features', 'op_features', 'flags', 'snapshot_count'):
         assert ours_rbd[key] == stock_rbd[key], key
     glance.delete(ours['id'])   # by the stock driver
-
-
-STOCK = {
-    'DEFAULT': {'enabled_backends': 'ceph:rbd, ceph2:rbd, local:file'},
-    'image_import_opts': {'image_import_plugins': "['image_conversion']"},
-    # Without it stock conversion fails under uWSGI.
-    'wsgi': {'python_interpreter': sys.executable},
-}
 
 
 def locations_of(cloud, image_id):

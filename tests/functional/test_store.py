@@ -1,0 +1,171 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The sparse_rbd store, used as any store is."""
+
+import hashlib
+import os
+
+import pytest
+
+from glance_conversion_plugins import ceph
+from glance_conversion_plugins import placeholder
+from glance_conversion_plugins.sinks import fanout
+from glance_conversion_plugins.sinks import rbd as rbd_sink
+from glance_conversion_plugins.sources import rbd as rbd_source
+from tests.contract import checks
+from tests.functional import support
+
+MIB = support.MIB
+
+
+def upload(glance, data, disk_format='raw', expect=(204,), **headers):
+    image_id = glance.create(disk_format)
+    glance.api('PUT', f'/v2/images/{image_id}/file', data=data, expect=expect,
+               headers={'Content-Type': 'application/octet-stream',
+                        'X-Image-Meta-Store': 'ceph'} | headers)
+    return image_id
+
+
+@pytest.mark.parametrize('size', [1, 5000, 8 * MIB, 20 * MIB + 17])
+def test_upload_and_download(glance, size):
+    data = os.urandom(size // 2) + bytes(size - size // 2)
+    image_id = upload(glance, data)
+    image = glance.show(image_id)
+    assert (image['status'], image['size']) == ('active', size)
+    assert image['os_hash_value'] == hashlib.sha512(data).hexdigest()
+    assert glance.content(image_id)[1] == image['os_hash_value']
+    assert glance.api('GET', f'/v2/images/{image_id}/file') == data
+    glance.delete(image_id)
+    assert glance.stored() == []
+
+
+def test_upload_of_what_looks_like_a_placeholder(glance, tmp_path):
+    """The guard: a placeholder is never stored, whoever offers it."""
+    made = placeholder.Placeholder(str(tmp_path),
+                                   placeholder.Maker('i', 't'))
+    made.extend(MIB)
+    with open(made.path, 'rb') as f:
+        image_id = upload(glance, f.read(), expect=(400, 500))
+    assert glance.show(image_id)['status'] == 'queued'
+    assert glance.stored() == []
+
+
+def test_import_of_a_placeholder_is_refused(glance, images, tmp_path):
+    """Nor when it comes by way of an import that our plugins leave alone."""
+    made = placeholder.Placeholder(str(tmp_path),
+                                   placeholder.Maker('i', 't'))
+    made.extend(MIB)
+    glance.configure(image_import_opts={'image_import_plugins': '[]'})
+    image_id = glance.begin(made.path, 'raw')
+    image = glance.finish(image_id)
+    assert image['status'] == 'queued'
+    assert glance.stored() == []
+
+
+def test_copy_image_between_stores(glance, images):
+    qcow2, raw = images.qcow2('copied')
+    image = glance.imported(qcow2)
+    glance.start_import(image['id'], ['ceph2', 'local'], name='copy-image')
+    copied = glance.finish(image['id'])
+    assert copied['stores'] == 'ceph,ceph2,local'
+    assert glance.content(image['id'], 'images2') == support.digests(raw)
+
+
+@pytest.mark.parametrize('stores', [('local',), ('ceph', 'local')])
+def test_other_stores_get_the_image_as_it_is(glance, images, stores):
+    qcow2, _ = images.qcow2('as-it-is')
+    image = glance.imported(qcow2, stores=stores)
+    assert image['disk_format'] == 'qcow2'
+    assert image['os_hash_value'] == support.digests(qcow2)[1]
+
+
+@pytest.mark.parametrize('section, option, value', [
+    ('image_conversion', 'output_format', 'qcow2'),
+    ('conversion', 'output_format', 'qcow2')])
+def test_other_output_formats_are_left_to_others(glance, configure, images,
+                                                 section, option, value):
+    configure(**{section: {option: value}})
+    qcow2, _ = images.qcow2('stays')
+    image = glance.imported(qcow2)
+    assert image['disk_format'] == 'qcow2'
+    assert image['os_hash_value'] == support.digests(qcow2)[1]
+
+
+def test_iso_is_kept(glance, images):
+    iso = images.folder / 'disk.iso'
+    with open(iso, 'wb') as f:
+        f.truncate(MIB)
+        f.seek(0x8000)
+        f.write(b'\x01CD001\x01' + bytes(2000))
+        f.seek(0x8000 + 80)
+        f.write((512).to_bytes(4, 'little') + (512).to_bytes(4, 'big'))
+        f.seek(0x8000 + 128)
+        f.write((2048).to_bytes(2, 'little') + (2048).to_bytes(2, 'big'))
+    image = glance.imported(iso, 'iso')
+    assert image['disk_format'] == 'iso'
+    assert image['os_hash_value'] == support.digests(iso)[1]
+
+
+PLACES = {'owner': ceph.Owner('11111111-2222-3333-4444-555555555555',
+                              '22222222-2222-3333-4444-555555555555', 'h')}
+
+
+def place(cloud, pool='images'):
+    return ceph.Place(str(cloud.ceph.conf), 'glance', pool)
+
+
+@pytest.mark.parametrize('check', checks.SINK_CHECKS, ids=checks.name)
+@pytest.mark.parametrize('kind', ['rbd', 'two pools'])
+def test_contract_of_sinks(cloud, glance, check, kind):
+    owner = PLACES['owner']
+
+    def one(pool):
+        return rbd_sink.RbdSink(place(cloud, pool), owner, order=20,
+                                zero_block_size=4096)
+
+    def open_sink():
+        if kind == 'rbd':
+            return one('images')
+        return fanout.FanOut({'a': one('images'), 'b': one('images2')}, True)
+
+    def read_back():
+        if owner.image_id not in glance.stored():
+            return None
+        source = rbd_source.RbdSource(place(cloud), owner.image_id)
+        try:
+            data = bytearray(source.size)
+            source.readinto(memoryview(data), 0)
+            return bytes(data)
+        finally:
+            source.close()
+    check(open_sink, read_back)
+    glance.sweep()
+
+
+@pytest.mark.parametrize('check', checks.SOURCE_CHECKS, ids=checks.name)
+def test_contract_of_the_source(cloud, glance, stored_pattern, check):
+    check(lambda: rbd_source.RbdSource(place(cloud), stored_pattern),
+          checks.EXPECTED)
+    glance.sweep()
+
+
+@pytest.fixture
+def stored_pattern(cloud, tmp_path):
+    path = tmp_path / 'pattern'
+    path.write_bytes(checks.EXPECTED)
+    name = 'pattern'
+    cloud.ceph.run('rbd', '-p', 'images', 'import', '--no-progress',
+                   '--object-size', '1M', path, name)
+    cloud.ceph.run('rbd', '-p', 'images', 'snap', 'create', '--no-progress',
+                   f'{name}@snap')
+    return name
