@@ -102,22 +102,42 @@ class _Glance:
     @database.patient
     def release(self, image_id: str, task_id: str) -> None:
         """Give an image back to its owner, and end its task."""
+        self._forget_pending_locations(image_id)
         repo = self._gateway.get_repo(self._context)
         image = repo.get(image_id)
         previous = image.status
-        pending = image.extra_properties.pop(
-            'os_glance_importing_to_stores', '')
+        stores = self._unfinished_stores(image)
+        image.extra_properties['os_glance_importing_to_stores'] = ''
         if previous == 'importing':
+            # What it has of data is this import's, and of no use alone.
+            while image.locations:
+                image.locations.pop()
+            image.checksum = image.os_hash_algo = image.os_hash_value = None
+            image.size = image.virtual_size = None
             image.status = 'queued'
-            image.virtual_size = None
-            image.extra_properties['os_glance_failed_import'] = pending
-        image.extra_properties.pop('os_glance_stage_host', None)
+            image.extra_properties['os_glance_failed_import'] = stores
         repo.save(image, previous)
         self._fail_task(task_id, _INTERRUPTED if image.status == 'queued'
                         else _TOO_LATE)
         with contextlib.suppress(exception.NotFound):
             repo.delete_property_atomic(repo.get(image_id),
                                         'os_glance_import_task', task_id)
+
+    def _forget_pending_locations(self, image_id: str) -> None:
+        """Remove rows that a parallel import makes before it has a URL."""
+        image = self._db.image_get(self._context, image_id)
+        for location in image['locations']:
+            if location['url'].startswith('pending:'):
+                self._db.image_location_delete(
+                    self._context, image_id, location['id'], 'deleted')
+
+    @staticmethod
+    def _unfinished_stores(image: Any) -> str:
+        stores = set(image.extra_properties.get(
+            'os_glance_importing_to_stores', '').split(','))
+        stores |= {location['metadata'].get('store')
+                   for location in image.locations}
+        return ','.join(sorted(store for store in stores if store))
 
     def _fail_task(self, task_id: str, message: str) -> None:
         repo = self._gateway.get_task_repo(self._context)

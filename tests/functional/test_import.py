@@ -13,6 +13,7 @@
 """Images that convert: content, record, and what is left behind."""
 
 import hashlib
+import os
 import subprocess
 
 import pytest
@@ -143,6 +144,24 @@ def test_two_at_once(glance, images):
     begun = [glance.begin(qcow2) for qcow2, _ in made]
     for image_id, (_, raw) in zip(begun, made, strict=True):
         assert_stored(glance, glance.finish(image_id), raw)
+
+
+def test_workers_stay_as_they_were(glance, images):
+    """Neither descriptors nor threads add up."""
+    qcow2, _ = images.qcow2('stay')
+
+    def held(kind):
+        return sum(len(os.listdir(f'/proc/{pid}/{kind}'))
+                   for pid in glance.cloud.glance.pids())
+    for _ in range(4):
+        glance.imported(qcow2)
+    before = held('fd'), held('task')
+    for _ in range(8):
+        glance.imported(qcow2)
+    # Glance's own pools may grow by a connection and a thread a worker.
+    support.wait_for(lambda: held('fd') <= before[0] + 5
+                     and held('task') <= before[1] + 4)
+    assert glance.stored()
 
 
 def test_web_download(glance, configure, images, http_server):
