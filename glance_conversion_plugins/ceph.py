@@ -37,6 +37,7 @@ SNAPSHOT = 'snap'
 # Image-meta on what we write, until Glance has recorded it.
 MARK = 'glance_conversion.'
 
+_UUID = re.compile(r'^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
 _PARTIAL = re.compile(r'^(?P<image_id>[0-9a-f-]{36})\.(?P<task_id>[0-9a-f-]+)'
                       r'\.partial$')
 
@@ -59,7 +60,7 @@ class Owner(NamedTuple):
 
     image_id: str
     task_id: str
-    host: str
+    host: str = ''      # for people; nothing is decided by it
 
 
 def partial_name(image_id: str, task_id: str) -> str:
@@ -198,11 +199,16 @@ def discard(ioctx: Any, image_id: str, task_id: str) -> None:
 def leftovers(ioctx: Any) -> Iterator[Owner]:
     """Everything in a pool that is ours and not, or not yet, Glance's."""
     for name in rbd.RBD().list(ioctx):
-        mark = get_mark(ioctx, name)
         if partial := parse_partial_name(name):
-            yield Owner(*partial, mark.get('host', ''))
-        elif 'task' in mark:
-            yield Owner(name, mark['task'], mark.get('host', ''))
+            yield Owner(*partial)
+        elif _UUID.match(name):
+            try:
+                mark = get_mark(ioctx, name)
+            except rbd.Error as e:
+                LOG.warning('%s is passed over: %s', name, e)
+                continue
+            if 'task' in mark:
+                yield Owner(name, mark['task'])
 
 
 def fence(cluster: Any, ioctx: Any, name: str) -> None:
@@ -216,7 +222,7 @@ def fence(cluster: Any, ioctx: Any, name: str) -> None:
             watchers = {w['addr'] for w in image.watchers_list()}
     except rbd.ImageNotFound:
         return
-    own = cluster.get_addrs()
-    for address in (w for w in watchers if w not in own):
+    own = set(re.findall(r'[^,\[\]]+', cluster.get_addrs()))
+    for address in watchers - own:
         LOG.info('Shutting out the client %s of %s', address, name)
         cluster.blocklist_add(address, 300)

@@ -13,19 +13,20 @@
 """What imports that died have left, and how to take it away.
 
 An import can be killed at any instruction. What it leaves is of four kinds:
-an RBD image with our name or mark, files in staging, an image record that
+data in a store with our name or mark, files in staging, an image record that
 stays ``importing`` under a lock, and, in theory, a qemu process.
 
-Nothing is touched unless its import is known to be dead: its placeholder in
-staging is not locked by any process of this node, its task has ended, or its
-task has shown no sign of life for long. A living one shows a sign every few
-seconds. Data that Glance has recorded only loses our mark.
+Nothing is touched unless its import is known to be dead: no process of this
+node holds the lock on its placeholder, its task has ended a while ago, or the
+task has been silent for longer than a conversion ever is. An import that did
+not reach us says nothing either way; its silence counts only if the operator
+says so. What Glance has recorded only loses our mark, and what belongs to an
+image that this Glance does not know is not this Glance's to judge.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
-import datetime
 import functools
 import logging
 import os
@@ -38,10 +39,12 @@ from glance import context as glance_context
 from glance import db as glance_db
 from glance import gateway
 from glance import housekeeping
+import glance_store
 from oslo_config import cfg
 from oslo_utils import timeutils
 
 from glance_conversion_plugins import database
+from glance_conversion_plugins import errors
 from glance_conversion_plugins import placeholder
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins import settlement
@@ -51,6 +54,12 @@ LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
 _INTERRUPTED = 'The import was interrupted; import the image again.'
+# A conversion writes to its task every few seconds, also while it waits.
+_SILENCE = 600
+
+# What is left for a living process to do once a task has ended.
+_AFTERMATH = 60
+
 _TOO_LATE = 'The import was interrupted after the image was complete.'
 
 
@@ -64,30 +73,48 @@ class Finding(NamedTuple):
 class _Glance:
     """Glance's records, seen as an administrator."""
 
-    def __init__(self, dead_after: datetime.timedelta,
+    def __init__(self, dead_after: float | None,
                  abandoned: dict[str, placeholder.Maker]) -> None:
         self._context = glance_context.get_admin_context()
         self._db: Any = glance_db.get_api()
         self._gateway = gateway.Gateway()
         self._dead_after = dead_after
-        self._abandoned = {m.task_id for m in abandoned.values()}
+        self._abandoned = {m.task_id: m for m in abandoned.values()}
 
     @database.patient
-    def is_dead(self, task_id: str) -> bool:
-        """Say whether nobody works at a task any more."""
+    def knows(self, image_id: str) -> bool:
+        """Say whether an image is, or was, in this Glance."""
+        try:
+            self._db.image_get(self._context, image_id,
+                               force_show_deleted=True)
+        except exception.NotFound:
+            return False
+        return True
+
+    @database.patient
+    def is_dead(self, task_id: str, silence: float | None) -> bool:
+        """Say whether nobody works at a task any more.
+
+        :param silence: in seconds, after which it is dead; None: never
+        """
         if task_id in self._abandoned:
             return True
         try:
             task = self._db.task_get(self._context, task_id)
         except exception.NotFound:
             return True
-        if task['status'] in ('success', 'failure'):
-            return True
-        silence: datetime.timedelta = timeutils.utcnow() - task['updated_at']
-        return silence >= self._dead_after
+        age = (timeutils.utcnow() - task['updated_at']).total_seconds()
+        if self._dead_after is not None:
+            silence = self._dead_after
+        elif task['status'] in ('success', 'failure'):
+            silence = _AFTERMATH
+        return silence is not None and age >= silence
 
-    def importing(self) -> Iterator[tuple[str, str]]:
-        """(image id, task id) of every image that an import holds."""
+    def dead_imports(self) -> list[tuple[str, str]]:
+        """(image id, task id) of every image that a dead import holds."""
+        return [(i, t) for i, t in self._locks() if self.is_dead(t, None)]
+
+    def _locks(self) -> Iterator[tuple[str, str]]:
         marker = None
         while page := self._db.image_get_all(
                 self._context, marker=marker, limit=500,
@@ -116,6 +143,9 @@ class _Glance:
             image.size = image.virtual_size = None
             image.status = 'queued'
             image.extra_properties['os_glance_failed_import'] = stores
+            if maker := self._abandoned.get(task_id):
+                image.disk_format = maker.disk_format
+                image.container_format = maker.container_format
         repo.save(image, previous)
         self._fail_task(task_id, _INTERRUPTED if image.status == 'queued'
                         else _TOO_LATE)
@@ -150,18 +180,18 @@ class _Glance:
             repo.save(task)
 
 
-def find(dead_after: float) -> Iterator[Finding]:
+def find(dead_after: float | None = None) -> Iterator[Finding]:
     """Find what is left, in the order in which it is to be removed.
 
-    :param dead_after: seconds of silence after which an import is dead that
-        did not run on this node, or not in our hands
+    :param dead_after: seconds of silence after which any import is dead;
+        None: only one that is known to have been ours
     """
     staging = housekeeping.staging_store_path()
     abandoned = dict(_abandoned(staging))
-    glance = _Glance(datetime.timedelta(seconds=dead_after), abandoned)
+    glance = _Glance(dead_after, abandoned)
     yield from _processes()
     yield from _stored(glance)
-    dead = [(i, t) for i, t in glance.importing() if glance.is_dead(t)]
+    dead = glance.dead_imports()
     yield from _staged(staging, abandoned, dead)
     for image_id, task_id in dead:
         yield Finding(f'image {image_id}: held by its dead import {task_id}',
@@ -182,8 +212,6 @@ def _staged(staging: str, abandoned: dict[str, placeholder.Maker],
     """Files of dead imports: placeholders, and what was uploaded."""
     paths = set(abandoned)
     paths |= {os.path.join(staging, i) for i, _ in dead}
-    paths |= {os.path.join(staging, m.image_id) for m in abandoned.values()
-              if m.image_id in {i for i, _ in dead}}
     for path in sorted(paths):
         if os.path.exists(path):
             yield Finding(f'staged file {path}',
@@ -194,36 +222,58 @@ def _stored(glance: _Glance) -> Iterator[Finding]:
     """Images in our stores that Glance has not recorded, or only now."""
     # A copy: looking up a store adds the reserved ones to the original.
     for store_id in list(CONF.enabled_backends or {}):
-        store = stores.adopting(store_id)
-        if store is None:
-            continue
-        for owner in store.leftovers():
-            if not glance.is_dead(owner.task_id):
-                continue
-            if store_id in settlement.recorded_stores(owner.image_id):
-                yield Finding(
-                    f'store {store_id}: mark on the active image '
-                    f'{owner.image_id}',
-                    functools.partial(store.hand_over, owner.image_id,
-                                      owner.task_id))
-            else:
-                yield Finding(
-                    f'store {store_id}: data of the dead import '
-                    f'{owner.task_id} of image {owner.image_id}',
-                    functools.partial(store.evict, owner.image_id,
-                                      owner.task_id))
+        try:
+            if store := stores.adopting(store_id):
+                yield from _left_in(store_id, store, glance)
+        except (errors.SinkFailed, glance_store.BackendException) as e:
+            yield Finding(f'store {store_id}: not searched, for it does not '
+                          'answer', functools.partial(_fail, e))
+
+
+def _left_in(store_id: str, store: stores.AdoptingStore, glance: _Glance
+             ) -> Iterator[Finding]:
+    for owner in store.leftovers():
+        if not glance.knows(owner.image_id):
+            LOG.warning('Store %s has data of image %s, which this Glance '
+                        'does not know', store_id, owner.image_id)
+        elif not glance.is_dead(owner.task_id, _SILENCE):
+            LOG.info('Image %s is being imported', owner.image_id)
+        elif store_id in settlement.recorded_stores(owner.image_id):
+            yield Finding(
+                f'store {store_id}: mark on the recorded image '
+                f'{owner.image_id}', functools.partial(
+                    store.hand_over, owner.image_id, owner.task_id))
+        else:
+            yield Finding(
+                f'store {store_id}: data of the dead import '
+                f'{owner.task_id} of image {owner.image_id}',
+                functools.partial(store.evict, owner.image_id,
+                                  owner.task_id))
+
+
+def _fail(error: Exception) -> None:
+    raise error
 
 
 def _processes() -> Iterator[Finding]:
     """Processes of qemu whose owner is gone."""
     for pid in [int(p) for p in os.listdir('/proc') if p.isdigit()]:
-        with contextlib.suppress(OSError):
-            with open(f'/proc/{pid}/environ', 'rb') as f:
-                environ = dict(e.split(b'=', 1) for e in f.read().split(b'\0')
-                               if b'=' in e)
-            owner = environ.get(qemu.OWNER_VARIABLE.encode(), b'').decode()
+        with contextlib.suppress(OSError, ValueError):
+            # Pids mean nothing in another container's namespace.
+            if (os.readlink(f'/proc/{pid}/ns/pid')
+                    != os.readlink('/proc/self/ns/pid')):
+                continue
+            owner = _owner(pid)
             if owner and qemu.identity(int(owner.split()[0])) != owner:
                 yield Finding(f'process {pid}',
                               functools.partial(os.kill, pid,
                                                 signal.SIGKILL))
 
+
+def _owner(pid: int) -> str:
+    prefix = f'{qemu.OWNER_VARIABLE}='.encode()
+    with open(f'/proc/{pid}/environ', 'rb') as f:
+        for entry in f.read().split(b'\0'):
+            if entry.startswith(prefix):
+                return entry.removeprefix(prefix).decode()
+    return ''

@@ -83,7 +83,7 @@ own ``image_size_cap``; where both are set, the smaller one counts.
 How many images one node converts at once, over all processes of its Glance.
 
 Others wait; their tasks say so. Each conversion uses up to two cores for
-digests, part of one for decoding, and about 100 MiB of memory.
+digests, part of one for decoding, and up to 150 MiB of memory.
 """),
 ]
 

@@ -17,9 +17,9 @@ and what to record; everything below moves bytes.
 """
 
 import logging
-import threading
 from typing import NamedTuple
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import inspection
 from glance_conversion_plugins import pipeline
@@ -50,7 +50,7 @@ def open_source(image: inspection.ImageInfo) -> sources.Source:
 def convert(image: inspection.ImageInfo, policy: inspection.Policy,
             sink: sinks.Sink, wanted: Wanted, *,
             progress: progress_.Progress, clock: progress_.Clock,
-            cancel: threading.Event) -> digest.Digest:
+            cancel: cancel_.Cancel) -> digest.Digest:
     """Write an inspected image into a sink, raw and complete, or not at all.
 
     :param progress: told of phases and bytes
@@ -60,29 +60,39 @@ def convert(image: inspection.ImageInfo, policy: inspection.Policy,
     """
     progress.enter('Checking the image')
     with clock.run('check'):
-        inspection.check_intact(image)
+        inspection.check_intact(image, cancel)
     try:
-        source = open_source(image)
-        try:
-            with clock.run('create'):
-                sink.create(source.size)
-            found = _copy(source, policy, sink, wanted, progress=progress,
+        with cancel.interrupting(sink.interrupt):
+            found = _fill(image, policy, sink, wanted, progress=progress,
                           clock=clock, cancel=cancel)
-        finally:
-            source.close()
-        progress.enter('Completing the stored image')
-        with clock.run('seal'):
-            sink.seal()
+            progress.enter('Completing the stored image')
+            with clock.run('seal'):
+                sink.seal()
         return found
     except BaseException:
         sink.abort()
         raise
 
 
+def _fill(image: inspection.ImageInfo, policy: inspection.Policy,
+          sink: sinks.Sink, wanted: Wanted, *,
+          progress: progress_.Progress, clock: progress_.Clock,
+          cancel: cancel_.Cancel) -> digest.Digest:
+    source = open_source(image)
+    try:
+        with clock.run('create'):
+            sink.create(source.size)
+        with cancel.interrupting(source.interrupt):
+            return _copy(source, policy, sink, wanted, progress=progress,
+                         clock=clock, cancel=cancel)
+    finally:
+        source.close()
+
+
 def _copy(source: sources.Source, policy: inspection.Policy,
           sink: sinks.Sink, wanted: Wanted, *,
           progress: progress_.Progress, clock: progress_.Clock,
-          cancel: threading.Event) -> digest.Digest:
+          cancel: cancel_.Cancel) -> digest.Digest:
     progress.enter('Converting', source.size)
     result = inspection.ResultInspector(policy)
     digests = digest.Digests(wanted.os_hash_algo,
@@ -100,7 +110,7 @@ def _copy(source: sources.Source, policy: inspection.Policy,
 
 def digest_source(source: sources.Source, wanted: Wanted, *,
                   progress: progress_.Progress | None = None,
-                  cancel: threading.Event | None = None) -> digest.Digest:
+                  cancel: cancel_.Cancel | None = None) -> digest.Digest:
     """Compute the digests of what a source holds."""
     digests = digest.Digests(wanted.os_hash_algo, wanted.checksum)
     try:

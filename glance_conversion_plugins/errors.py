@@ -24,7 +24,8 @@
     ├── SinkFailed            a store did not take the data
     │   ├── StoreFull
     │   └── AlreadyStored
-    ├── Cancelled             the image was deleted, or its import taken over
+    ├── Cancelled             there is nothing left to import
+    │   └── TakenOver         another task imports the image now
     └── Misconfigured         this deployment can not do what it was asked to
 
 ``str()`` of any of them is one sentence for the owner of the image: no path,
@@ -74,7 +75,11 @@ class AlreadyStored(SinkFailed):
 
 
 class Cancelled(ConversionError):
-    """The image was deleted, or its import was taken over."""
+    """There is nothing left to import."""
+
+
+class TakenOver(Cancelled):
+    """Another task imports the image now; its files are not ours."""
 
 
 class Misconfigured(ConversionError):

@@ -31,6 +31,7 @@ from glance.quota import keystone as keystone_quota
 from oslo_config import cfg
 from oslo_utils import units
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import database
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress
@@ -106,7 +107,7 @@ class ImportedImage:
         except exception.NotFound as e:
             raise errors.Cancelled('The image was deleted.') from e
         except exception.TaskAbortedError as e:
-            raise errors.Cancelled(
+            raise errors.TakenOver(
                 'The import was taken over by another task.') from e
 
     @database.patient
@@ -120,6 +121,17 @@ class ImportedImage:
             raise errors.Cancelled('The import has ended.')
         task.message = message
         self._task_repo.save(task)
+
+    def is_taken_over(self) -> bool:
+        """Say whether another task imports the image now."""
+        try:
+            self.check_wanted()
+        except errors.TakenOver:
+            return True
+        # Whatever else is wrong, nobody else has it.
+        except Exception:
+            LOG.info('Image %s is gone', self._wrapper.image_id)
+        return False
 
     def give_back(self, facts: Facts | None) -> None:
         """Return the image to its owner after a failure; never raises.
@@ -141,7 +153,8 @@ class ImportedImage:
         with self._wrapper as action:
             if action.image_status == 'importing':
                 action.set_image_attribute(status='queued')
-            if facts:
+            # Not if a store kept its data: then the image is what that is.
+            if facts and not action.image_locations:
                 action.set_image_attribute(
                     disk_format=facts.disk_format,
                     container_format=facts.container_format,
@@ -157,7 +170,7 @@ class Heartbeat:
     """
 
     def __init__(self, image: ImportedImage, message: object,
-                 cancel: threading.Event) -> None:
+                 cancel: cancel_.Cancel) -> None:
         """Describe it.
 
         :param message: something whose str() tells the state

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from oslo_utils.imageutils import format_inspector
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
 from glance_conversion_plugins import progress
@@ -68,10 +69,12 @@ class ImageInfo(NamedTuple):
     cluster_size: int       # in bytes; 0 where the format has no clusters
 
 
-def inspect(path: str, disk_format: str, policy: Policy) -> ImageInfo:
+def inspect(path: str, disk_format: str, policy: Policy,
+            cancel: cancel_.Cancel = cancel_.NEVER) -> ImageInfo:
     """Look at a file without trusting it.
 
     :param disk_format: what its owner says it is, one of ``DRIVERS``
+    :param cancel: when set, the inspection ends with errors.Cancelled
     :raises errors.ImageRefused: names the rule that the image breaks
     """
     file_size = os.path.getsize(path)
@@ -81,7 +84,7 @@ def inspect(path: str, disk_format: str, policy: Policy) -> ImageInfo:
     if disk_format == 'raw':
         virtual_size, cluster_size = file_size, 0
     else:
-        virtual_size, cluster_size = _describe(path, disk_format)
+        virtual_size, cluster_size = _describe(path, disk_format, cancel)
     if virtual_size > policy.max_virtual_size:
         raise errors.TooLarge(
             f'The image is too large: it has {progress.amount(virtual_size)} '
@@ -129,9 +132,10 @@ def _check_format(found: str, disk_format: str) -> None:
             f'{found}.')
 
 
-def _describe(path: str, disk_format: str) -> tuple[int, int]:
+def _describe(path: str, disk_format: str, cancel: cancel_.Cancel
+              ) -> tuple[int, int]:
     """Ask qemu for the virtual size and the cluster size, in bytes."""
-    info = qemu.info(path, DRIVERS[disk_format])
+    info = qemu.info(path, DRIVERS[disk_format], cancel)
     specific = info.get('format-specific', {}).get('data', {})
     if info.get('encrypted') or 'encrypt' in specific:
         raise errors.UnsafeImage(
@@ -150,7 +154,8 @@ def _describe(path: str, disk_format: str) -> tuple[int, int]:
     return info['virtual-size'], info.get('cluster-size', 0)
 
 
-def check_intact(image: ImageInfo) -> None:
+def check_intact(image: ImageInfo,
+                 cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     """Refuse an image whose tables are damaged or point past its end.
 
     qemu reads what lies beyond the end of a file as zeros and says nothing.
@@ -162,15 +167,18 @@ def check_intact(image: ImageInfo) -> None:
     """
     if image.disk_format == 'raw':
         return
-    if any('offset' in e and e['offset'] + e['length'] > image.file_size
-           for e in qemu.extents(image.path, DRIVERS[image.disk_format])):
-        raise errors.DamagedImage(_TRUNCATED)
+    driver = DRIVERS[image.disk_format]
+    for found in qemu.extents(image.path, driver, cancel):
+        # Zeros, holes and compressed clusters have no offset.
+        offset = found.get('offset')
+        if offset is not None and offset + found['length'] > image.file_size:
+            raise errors.DamagedImage(_TRUNCATED)
     if image.disk_format == 'qcow2':
-        _check_qcow2(image)
+        _check_qcow2(image, cancel)
 
 
-def _check_qcow2(image: ImageInfo) -> None:
-    report = qemu.check(image.path, DRIVERS[image.disk_format])
+def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> None:
+    report = qemu.check(image.path, DRIVERS[image.disk_format], cancel)
     if corruptions := report.get('corruptions', 0):
         raise errors.DamagedImage(
             f'The image is damaged or truncated: {corruptions} errors in its '

@@ -18,6 +18,7 @@ that converts the image holds a lock on it, so whoever can take the lock knows
 that the process is gone.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -31,10 +32,12 @@ _HEAD = 4096
 
 
 class Maker(NamedTuple):
-    """Who made a placeholder."""
+    """Who made a placeholder, and what its image was declared as."""
 
     image_id: str
     task_id: str
+    disk_format: str
+    container_format: str
 
 
 class Placeholder:
@@ -63,6 +66,18 @@ class Placeholder:
     def extend(self, size: int) -> None:
         """Give it the length of the image, in bytes, all of it a hole."""
         os.ftruncate(self._fd, size)
+
+    def remove(self) -> None:
+        """Remove the file, if it is still there and this one; let go of it.
+
+        May be called twice.
+        """
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._fd),
+                                    os.lstat(self.path)):
+                    os.unlink(self.path)
+        self.release()
 
     def release(self) -> None:
         """Let go of the lock; may be called twice."""

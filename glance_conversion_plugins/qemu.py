@@ -30,6 +30,7 @@ import subprocess
 import tempfile
 from typing import Any
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
 
 LOG = logging.getLogger(__name__)
@@ -110,14 +111,27 @@ def _cpu_seconds(path: str) -> int:
     return 60 + os.path.getsize(path) // (16 << 20)
 
 
-def _query(command: str, path: str, driver: str
-           ) -> tuple[int, dict[str, Any], str]:
+@contextlib.contextmanager
+def _qemu_img(command: str, path: str, driver: str, cancel: cancel_.Cancel
+              ) -> Iterator[subprocess.Popen[str]]:
     argv = ['qemu-img', command, '--output=json', node(path, driver)]
     with _launch(argv, _cpu_seconds(path), stdout=subprocess.PIPE,
                  stderr=subprocess.PIPE) as process:
+        with cancel.interrupting(process.kill):
+            try:
+                yield process
+            finally:
+                process.kill()
+    if cancel.is_set():
+        raise errors.Cancelled('The conversion was stopped.')
+
+
+def _query(command: str, path: str, driver: str, cancel: cancel_.Cancel
+           ) -> tuple[int, dict[str, Any], str]:
+    with _qemu_img(command, path, driver, cancel) as process:
         out, err = process.communicate()
     if process.returncode in _NOT_STARTED:
-        LOG.error('Could not run %s: %s', argv[0], err)
+        LOG.error('Could not run qemu-img: %s', err)
         raise errors.Misconfigured(_MISSING)
     try:
         answer = json.loads(out)
@@ -126,12 +140,13 @@ def _query(command: str, path: str, driver: str
     return process.returncode, answer, err.strip()
 
 
-def info(path: str, driver: str) -> Mapping[str, Any]:
+def info(path: str, driver: str, cancel: cancel_.Cancel = cancel_.NEVER
+         ) -> Mapping[str, Any]:
     """What ``qemu-img info`` says.
 
     :raises errors.DamagedImage: if it can not open the image
     """
-    status, answer, err = _query('info', path, driver)
+    status, answer, err = _query('info', path, driver, cancel)
     if status or not answer:
         LOG.warning('qemu-img info failed with %s: %s', status, err)
         raise errors.DamagedImage(
@@ -140,12 +155,13 @@ def info(path: str, driver: str) -> Mapping[str, Any]:
     return answer
 
 
-def check(path: str, driver: str) -> Mapping[str, Any]:
+def check(path: str, driver: str, cancel: cancel_.Cancel = cancel_.NEVER
+          ) -> Mapping[str, Any]:
     """What ``qemu-img check`` says.
 
     :raises errors.DamagedImage: if it can not finish
     """
-    status, answer, err = _query('check', path, driver)
+    status, answer, err = _query('check', path, driver, cancel)
     # 2: corruptions found, 3: only leaked clusters found; both are reported.
     if status not in (0, 2, 3) or answer.get('check-errors', 1):
         LOG.warning('qemu-img check failed with %s: %s', status, err)
@@ -154,20 +170,20 @@ def check(path: str, driver: str) -> Mapping[str, Any]:
     return answer
 
 
-def extents(path: str, driver: str) -> Iterator[Mapping[str, Any]]:
+def extents(path: str, driver: str, cancel: cancel_.Cancel = cancel_.NEVER
+            ) -> Iterator[Mapping[str, Any]]:
     """What ``qemu-img map`` says, one extent after the other.
 
     :raises errors.DamagedImage: if it can not finish
     """
-    argv = ['qemu-img', 'map', '--output=json', node(path, driver)]
-    with _launch(argv, _cpu_seconds(path), stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE) as process:
+    with _qemu_img('map', path, driver, cancel) as process:
         assert process.stdout and process.stderr    # noqa: S101
         # One extent a line, so that memory does not grow with their number.
         for line in process.stdout:
             if '{' in line:
                 yield json.loads(line.strip('[],\n '))
         err = process.stderr.read().strip()
+        process.wait()
     if process.returncode:
         LOG.warning('qemu-img map failed with %s: %s', process.returncode, err)
         raise errors.DamagedImage(

@@ -18,6 +18,7 @@ recorded loses our mark, what it did not is removed. Then deferred digests are
 computed.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import logging
 import threading
@@ -27,17 +28,23 @@ from typing import Any
 from glance.common import exception
 from glance import context as glance_context
 from glance import db as glance_db
+from oslo_config import cfg
 
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import database
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import ledger
+from glance_conversion_plugins import placeholder
 from glance_conversion_plugins import stores
 
+CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+
+# For a replica of Glance's database that lags behind.
+_REPLICA_SECONDS = 5
 
 # Deferred digests of one process are computed one after the other: they take
 # two cores each, and nobody waits for them.
@@ -92,18 +99,49 @@ def record_digests(image_id: str, found: digest.Digest) -> None:
         LOG.info('Image %s is not active any more', image_id)
 
 
-def defer_digests(image_id: str, store: stores.AdoptingStore,
-                  wanted: conversion.Wanted) -> None:
-    """Compute digests of the stored image and record them."""
-    with _one_at_a_time:
-        start = time.monotonic()
-        source = store.source(image_id)
-        try:
-            record_digests(image_id, conversion.digest_source(source, wanted))
-        finally:
-            source.close()
-    LOG.info('Digests of image %s computed in %.1f s', image_id,
-             time.monotonic() - start)
+def compute_digests(image_id: str,
+                    targets: Mapping[str, stores.AdoptingStore],
+                    wanted: conversion.Wanted) -> None:
+    """Compute digests of a stored image and record them.
+
+    :param targets: the stores that hold it, by their identifiers
+    """
+    for store_id, store in targets.items():
+        with _one_at_a_time:
+            start = time.monotonic()
+            source = store.source(image_id)
+            try:
+                found = conversion.digest_source(source, wanted)
+            finally:
+                source.close()
+        # An image that is removed under a reader reads as zeros.
+        if store_id in recorded_stores(image_id):
+            record_digests(image_id, found)
+            LOG.info('Digests of image %s computed in %.1f s', image_id,
+                     time.monotonic() - start)
+            return
+
+
+def without_digests() -> Iterator[str]:
+    """Ids of active images in our stores whose digests are pending."""
+    db: Any = glance_db.get_api()
+    context, marker = glance_context.get_admin_context(), None
+    while page := db.image_get_all(context, marker=marker, limit=500,
+                                   filters={'status': 'active'}):
+        for image in page:
+            if image['os_hash_value'] is None and any(
+                    stores.adopting(location['metadata'].get('store'))
+                    for location in image['locations']):
+                yield image['id']
+        marker = page[-1]['id']
+
+
+def catch_up(image_id: str) -> None:
+    """Compute and record digests that an interrupted process still owes."""
+    targets = {store_id: store for store_id in recorded_stores(image_id)
+               if (store := stores.adopting(store_id))}
+    compute_digests(image_id, targets, conversion.Wanted(
+        CONF.hashing_algorithm, CONF.conversion.legacy_checksum))
 
 
 class Settlement:
@@ -111,10 +149,18 @@ class Settlement:
 
     def __init__(self, image_id: str, task_id: str,
                  targets: Mapping[str, stores.AdoptingStore],
+                 stand_in: placeholder.Placeholder,
                  deferred: conversion.Wanted | None) -> None:
+        """Describe it.
+
+        :param stand_in: its lock says that the import lives; removed at the
+            end if Glance has not
+        :param deferred: digests that are still to be computed
+        """
         self._image_id = image_id
         self._task_id = task_id
         self._targets = targets
+        self._stand_in = stand_in
         self._deferred = deferred
 
     def start(self) -> None:
@@ -123,23 +169,37 @@ class Settlement:
 
     def _run(self) -> None:
         try:
-            while not self._ended():
+            while not (status := self._ended()):
                 time.sleep(_POLL_SECONDS)
             ledger.forget(self._task_id)
+            if status == 'success' and not recorded_stores(self._image_id):
+                # Deleted since, or read from a replica that lags behind.
+                time.sleep(_REPLICA_SECONDS)
             settled = settle(self._image_id, self._task_id, self._targets)
-            if settled and self._deferred:
-                defer_digests(self._image_id, self._targets[settled[0]],
-                              self._deferred)
         except Exception:
             LOG.exception('Image %s is not settled; the clean-up will do it',
                           self._image_id)
+            settled = []
+        finally:
+            self._stand_in.remove()
+        if settled and self._deferred:
+            self._defer(settled, self._deferred)
+
+    def _defer(self, settled: list[str], wanted: conversion.Wanted) -> None:
+        try:
+            compute_digests(self._image_id, {
+                s: self._targets[s] for s in settled}, wanted)
+        except Exception:
+            LOG.exception('Image %s has no digests yet; "glance-conversion-'
+                          'manage digests" computes them', self._image_id)
 
     @database.patient
-    def _ended(self) -> bool:
+    def _ended(self) -> str | None:
         db: Any = glance_db.get_api()
         try:
             task = db.task_get(glance_context.get_admin_context(),
                                self._task_id)
         except exception.NotFound:
-            return True
-        return task['status'] in ('success', 'failure')
+            return 'unknown'
+        status: str = task['status']
+        return status if status in ('success', 'failure') else None

@@ -19,12 +19,16 @@ again however its holder ends.
 from collections.abc import Iterator
 import contextlib
 import fcntl
+import logging
 import os
+import stat
 import tempfile
 import threading
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
+
+LOG = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
 
@@ -39,8 +43,7 @@ def hold(limit: int, folder: str | None, progress: progress_.Progress,
         system's folder for temporary files
     :raises errors.Cancelled: if ``cancel`` is set while waiting
     """
-    folder = folder or os.path.join(
-        tempfile.gettempdir(), f'glance-conversion-slots-{os.getuid()}')
+    folder = folder or _own_folder()
     os.makedirs(folder, mode=0o700, exist_ok=True)
     slot = _acquire(folder, limit)
     if slot is None:
@@ -54,6 +57,20 @@ def hold(limit: int, folder: str | None, progress: progress_.Progress,
         yield
     finally:
         os.close(slot)
+
+
+def _own_folder() -> str:
+    """A folder for temporary files that no other user can have made."""
+    folder = os.path.join(tempfile.gettempdir(),
+                          f'glance-conversion-slots-{os.getuid()}')
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        LOG.error('%s belongs to someone else; set [oslo_concurrency] '
+                  'lock_path', folder)
+        raise errors.Misconfigured(
+            'This cloud can not convert images: a folder is not safe.')
+    return folder
 
 
 def _acquire(folder: str, limit: int) -> int | None:

@@ -14,7 +14,6 @@
 
 import logging
 import os
-import threading
 from typing import Any
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from glance.common import exception
 from oslo_config import cfg
 from taskflow import task
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
@@ -65,7 +65,8 @@ class RbdDirectConvert(task.Task):
         self._this = this
         self._image = image
         self._facts: importing.Facts | None = None
-        self._staged: list[str] = []
+        self._aside = False
+        self._upload: str | None = None
         self._targets: dict[str, stores.AdoptingStore] = {}
         self._placeholder: placeholder.Placeholder | None = None
 
@@ -75,18 +76,8 @@ class RbdDirectConvert(task.Task):
         :returns: the URI of what Glance shall store: a placeholder that our
             stores adopt, or ``file_path`` where this plugin steps aside
         """
-        path = file_path.removeprefix(_FILE)
-        facts = self._image.facts()
-        targets = {s: stores.adopting(s) for s in self._this.stores}
-        if why := _step_aside(facts, targets, path):
-            LOG.info('rbd_direct_convert leaves image %s as it is: %s',
-                     self._this.image_id, why)
-            return file_path
-        self._facts = facts
-        self._staged = [path]
-        self._targets = {i: s for i, s in targets.items() if s}
         try:
-            return _FILE + self._convert(path, facts)
+            return self._execute(file_path)
         except errors.ConversionError as e:
             raise exception.UploadException(str(e)) from e
         except OSError as e:
@@ -94,34 +85,56 @@ class RbdDirectConvert(task.Task):
             raise exception.UploadException(
                 'The conversion failed: the node that does it has a problem '
                 f'with its disk ({e.strerror}).') from e
+        except Exception as e:
+            LOG.exception('Conversion of image %s failed', self._this.image_id)
+            raise exception.UploadException(
+                'The conversion failed for a reason that only the operator '
+                'of this cloud can see.') from e
+
+    def _execute(self, file_path: str) -> str:
+        path = self._upload = file_path.removeprefix(_FILE)
+        facts = self._image.facts()
+        targets = {s: stores.adopting(s) for s in self._this.stores}
+        if why := _step_aside(facts, targets, path):
+            LOG.info('rbd_direct_convert leaves image %s as it is: %s',
+                     self._this.image_id, why)
+            self._aside = True
+            return file_path
+        self._facts = facts
+        self._targets = {i: s for i, s in targets.items() if s}
+        return _FILE + self._convert(path, facts)
 
     def _convert(self, path: str, facts: importing.Facts) -> str:
-        progress, cancel = progress_.Progress(), threading.Event()
+        progress, cancel = progress_.Progress(), cancel_.Cancel()
         with importing.Heartbeat(self._image, progress, cancel) as heartbeat:
             try:
                 self._placeholder = placeholder.Placeholder(
                     os.path.dirname(path), placeholder.Maker(
-                        self._this.image_id, self._this.task_id))
-                self._staged.append(self._placeholder.path)
+                        self._this.image_id, self._this.task_id,
+                        facts.disk_format, facts.container_format))
                 with slots.hold(CONF.conversion.max_concurrent,
                                 CONF.oslo_concurrency.lock_path, progress,
                                 cancel):
-                    size = self._write(path, facts, progress, cancel)
+                    size, message = self._write(path, facts, progress, cancel)
             except errors.Cancelled as e:
                 raise heartbeat.reason or e from e
+        # Not before the heartbeat has ended: it would overwrite it.
+        self._image.report(message)
         self._image.record_raw(size)
         self._placeholder.extend(size)
         os.unlink(path)
-        self._settle_later()
+        self._settle_later(self._placeholder)
         return self._placeholder.path
 
     def _write(self, path: str, facts: importing.Facts,
-               progress: progress_.Progress, cancel: threading.Event) -> int:
-        """Inspect and convert; returns the size of the result in bytes."""
+               progress: progress_.Progress, cancel: cancel_.Cancel
+               ) -> tuple[int, str]:
+        """Inspect and convert; returns the size in bytes, and a message."""
         clock = progress_.Clock()
         policy = _policy()
         with clock.run('inspect'):
-            info = inspection.inspect(path, facts.disk_format, policy)
+            info = inspection.inspect(path, facts.disk_format, policy,
+                                      cancel)
         self._image.check_quota(info.virtual_size)
         sink = fanout.FanOut(self._sinks(), self._this.all_stores_must_succeed)
         found = conversion.convert(info, policy, sink, _wanted(inline=True),
@@ -134,9 +147,8 @@ class RbdDirectConvert(task.Task):
                    f'{progress_.duration(progress.elapsed)}')
         for store_id, error in sink.failures.items():
             message += f'. Store {store_id} failed: {error}'
-        self._image.report(message)
         LOG.info('Image %s: %s (%s)', self._this.image_id, message, clock)
-        return info.virtual_size
+        return info.virtual_size, message
 
     def _sinks(self) -> dict[str, sinks.Sink]:
         return {store_id: store.sink(self._this.image_id, self._this.task_id)
@@ -151,10 +163,10 @@ class RbdDirectConvert(task.Task):
                            store.uri(image_id), size, found.checksum,
                            found.os_hash_value, {'store': store_id}))
 
-    def _settle_later(self) -> None:
+    def _settle_later(self, stand_in: placeholder.Placeholder) -> None:
         deferred = CONF.conversion.digests == 'deferred'
         settlement.Settlement(
-            self._this.image_id, self._this.task_id, self._targets,
+            self._this.image_id, self._this.task_id, self._targets, stand_in,
             _wanted(inline=False) if deferred else None).start()
 
     def revert(self, result: Any = None, **kwargs: Any) -> None:
@@ -162,24 +174,32 @@ class RbdDirectConvert(task.Task):
 
         Runs when this task failed, and when a later one did.
         """
-        if not self._targets:
+        if self._aside:
             return
         ledger.forget(self._this.task_id)
+        if self._placeholder:
+            self._placeholder.remove()
+        if self._image.is_taken_over():
+            LOG.warning('Image %s is imported by another task now',
+                        self._this.image_id)
+        else:
+            self._remove_upload()
+            self._image.give_back(self._facts)
+        # Last, for a store may take its time to answer.
         try:
             settlement.settle(self._this.image_id, self._this.task_id,
                               self._targets)
         except Exception:
             LOG.exception('Image %s is not settled', self._this.image_id)
-        for path in self._staged:
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                LOG.debug('%s is gone already', path)
-            except OSError:
-                LOG.exception('%s is left in staging', path)
-        if self._placeholder:
-            self._placeholder.release()
-        self._image.give_back(self._facts)
+
+    def _remove_upload(self) -> None:
+        try:
+            if self._upload:
+                os.unlink(self._upload)
+        except FileNotFoundError:
+            LOG.debug('%s is gone already', self._upload)
+        except OSError:
+            LOG.exception('%s is left in staging', self._upload)
 
 
 def _step_aside(facts: importing.Facts, targets: dict[str, Any], path: str

@@ -16,7 +16,10 @@ Reads the configuration of the deployment's own Glance, as glance-api does:
 --config-file and --config-dir, or the folder OS_GLANCE_CONFIG_DIR names.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
+import functools
 import sys
 from typing import Any
 import warnings
@@ -37,32 +40,51 @@ def _add_commands(subparsers: Any) -> None:
     parser.add_argument(
         '--dry-run', action='store_true', help='only say what there is')
     parser.add_argument(
-        '--dead-after', type=float, default=3600, metavar='SECONDS',
-        help='silence after which an import of another node, or one that '
-             'had not reached the conversion, is dead (default: %(default)s, '
-             'as for the import lock of Glance)')
+        '--dead-after', type=float, metavar='SECONDS',
+        help='take any import for dead whose task has been silent for so '
+             'long; Glance lets its lock be taken over after 3600')
     parser.set_defaults(run=cleanup_)
+    parser = subparsers.add_parser(
+        'digests', help='compute the digests of images that lack them')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='only say which images')
+    parser.set_defaults(run=digests_)
 
 
 def cleanup_(args: Any) -> int:
-    """Find and remove; returns 1 if something could not be removed."""
+    """Find and remove what dead imports have left."""
     from glance_conversion_plugins import cleanup
-    failed = found = 0
-    for finding in cleanup.find(args.dead_after):
-        found += 1
-        print(('would remove ' if args.dry_run else 'removing ')
-              + finding.what, flush=True)
-        if args.dry_run:
-            continue
+    found = ((finding.what, finding.remedy)
+             for finding in cleanup.find(args.dead_after))
+    return _carry_out(found, args.dry_run, 'remov', 'nothing to remove')
+
+
+def digests_(args: Any) -> int:
+    """Compute digests that interrupted processes still owe."""
+    from glance_conversion_plugins import settlement
+    found = ((f'digests of image {image_id}',
+              functools.partial(settlement.catch_up, image_id))
+             for image_id in settlement.without_digests())
+    return _carry_out(found, args.dry_run, 'comput', 'nothing to compute')
+
+
+def _carry_out(found: Iterable[tuple[str, Callable[[], object]]],
+               dry_run: bool, verb: str, nothing: str) -> int:
+    """Do one thing after the other; returns 1 if one of them failed."""
+    failed, what = False, None
+    for what, remedy in found:
+        print(f'would {verb}e {what}' if dry_run else f'{verb}ing {what}',
+              flush=True)
         try:
-            finding.remedy()
+            if not dry_run:
+                remedy()
         except Exception as e:
-            LOG.exception('Could not remove %s', finding.what)
+            LOG.exception('Failed: %s', what)
             print(f'  failed: {e}', flush=True)
-            failed += 1
-    if not found:
-        print('nothing to remove')
-    return 1 if failed else 0
+            failed = True
+    if what is None:
+        print(nothing)
+    return int(failed)
 
 
 def _configure(argv: Sequence[str]) -> None:

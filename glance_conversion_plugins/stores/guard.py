@@ -14,7 +14,6 @@
 
 import logging
 from typing import Any
-from typing import NamedTuple
 
 from glance_store import exceptions
 
@@ -25,17 +24,8 @@ from glance_conversion_plugins import placeholder
 LOG = logging.getLogger(__name__)
 
 
-class AddResult(NamedTuple):
-    """What Glance expects of ``add()``."""
-
-    url: str
-    size: int
-    checksum: str | None
-    os_hash_value: str | None
-    metadata: dict[str, str]
-
-
-def adopt(store_id: str | None, image_id: str, size: int) -> AddResult | None:
+def adopt(store_id: str | None, image_id: str, size: int
+          ) -> ledger.Written | None:
     """Answer for an image that a task has already written.
 
     Nothing may be read from the data before this: Glance takes what was read
@@ -48,7 +38,7 @@ def adopt(store_id: str | None, image_id: str, size: int) -> AddResult | None:
     if written is None:
         return None
     LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id, size)
-    return AddResult(*written)
+    return written
 
 
 class Guarded:

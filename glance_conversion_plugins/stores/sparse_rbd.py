@@ -34,6 +34,8 @@ CONF = cfg.CONF
 # glance_store looks for the location class in the driver's module.
 StoreLocation = stock.StoreLocation
 
+_TIMEOUT = 30   # seconds
+
 
 class Store(stock.Store):
     """Stock RBD store whose images may be written by an import task.
@@ -88,6 +90,16 @@ class Store(stock.Store):
         return ceph.Place(self.conf_file, self.user, self.pool,
                           self.store_conf.rados_connect_timeout)
 
+    @property
+    def _desk(self) -> ceph.Place:
+        """The same, for what is done in moments and must not hang.
+
+        By default librados waits for ever for a cluster that is down.
+        """
+        timeout = self._place.timeout
+        return self._place._replace(
+            timeout=timeout if timeout >= 0 else _TIMEOUT)
+
     def sink(self, image_id: str, task_id: str) -> rbd_sink.RbdSink:
         owner = ceph.Owner(image_id, task_id, socket.gethostname())
         return rbd_sink.RbdSink(
@@ -99,25 +111,25 @@ class Store(stock.Store):
         return rbd_source.RbdSource(self._place, image_id)
 
     def uri(self, image_id: str) -> str:
-        with ceph.connect(self._place) as (cluster, _):
+        with ceph.connect(self._desk) as (cluster, _):
             location = StoreLocation({
                 'fsid': cluster.get_fsid(), 'pool': self.pool,
                 'image': image_id, 'snapshot': ceph.SNAPSHOT}, self.conf)
         return str(location.get_uri())
 
     def hand_over(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
             ceph.hand_over(ioctx, image_id, task_id)
 
     def discard(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
             ceph.discard(ioctx, image_id, task_id)
 
     def evict(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._place) as (cluster, ioctx), ceph.translated():
+        with ceph.connect(self._desk) as (cluster, ioctx), ceph.translated():
             ceph.fence(cluster, ioctx, ceph.partial_name(image_id, task_id))
             ceph.discard(ioctx, image_id, task_id)
 
     def leftovers(self) -> list[ceph.Owner]:
-        with ceph.connect(self._place) as (_, ioctx), ceph.translated():
+        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
             return list(ceph.leftovers(ioctx))

@@ -77,6 +77,7 @@ def test_kill_at_a_random_point(glance, images, seed):
     else:
         assert glance.leftovers() in ({}, {'staging': [image_id]})
         if image['status'] == 'queued':
+            assert image['disk_format'] == 'qcow2'
             assert 'interrupted' in glance.message(image_id)
             assert 'ceph' in image['os_glance_failed_import']
             glance.stage(image_id, qcow2)
@@ -93,7 +94,10 @@ def test_cleanup_leaves_the_living_alone(glance, images):
     support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
     glance.rbd('-p', 'images', 'create', '--size', '1M', 'of-another-tool')
     named = '4f0f0c1e-0000-4000-8000-0123456789ab'
-    glance.rbd('-p', 'images', 'create', '--size', '1M', named)
+    # The second is as another Glance would write it into the same pool.
+    foreign = f'{named}.{named}.partial'
+    for name in (named, foreign):
+        glance.rbd('-p', 'images', 'create', '--size', '1M', name)
     (glance.cloud.glance.staging / 'README').write_text('not ours')
 
     # As if the placeholder were on another host.
@@ -109,9 +113,9 @@ def test_cleanup_leaves_the_living_alone(glance, images):
     assert glance.manage('cleanup').stdout == 'nothing to remove\n'
 
     assert set(glance.stored()) == {image_id, ready['id'], 'of-another-tool',
-                                    named}
+                                    named, foreign}
     (glance.cloud.glance.staging / 'README').unlink()
-    for name in ('of-another-tool', named):
+    for name in ('of-another-tool', named, foreign):
         glance.rbd('-p', 'images', 'rm', '--no-progress', name)
 
 
@@ -158,3 +162,21 @@ def test_dead_import_of_another_host(glance, images):
     assert 'data of the dead import' in done.stdout
     assert glance.show(image_id)['status'] == 'queued'
     assert glance.leftovers() == {}
+
+
+def test_digests_that_a_dead_process_owes(glance, configure, images):
+    configure(conversion={'digests': 'deferred'})
+    qcow2, raw = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: glance.task(image_id)['status'] == 'success')
+    glance.cloud.glance.kill()
+    glance.cloud.glance.start()
+    assert glance.show(image_id)['os_hash_value'] is None
+    dry = glance.manage('digests', '--dry-run')
+    assert dry.stdout == f'would compute digests of image {image_id}\n'
+    done = glance.manage('digests')
+    assert done.returncode == 0, done.stdout + done.stderr
+    image = glance.show(image_id)
+    assert (image['checksum'], image['os_hash_value']) == support.digests(raw)
+    assert glance.manage('digests').stdout == 'nothing to compute\n'
+    glance.manage('cleanup', '--dead-after', '0')

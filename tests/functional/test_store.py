@@ -52,7 +52,7 @@ def test_upload_and_download(glance, size):
 def test_upload_of_what_looks_like_a_placeholder(glance, tmp_path):
     """The guard: a placeholder is never stored, whoever offers it."""
     made = placeholder.Placeholder(str(tmp_path),
-                                   placeholder.Maker('i', 't'))
+                                   placeholder.Maker('i', 't', 'raw', 'bare'))
     made.extend(MIB)
     with open(made.path, 'rb') as f:
         image_id = upload(glance, f.read(), expect=(400, 500))
@@ -63,7 +63,7 @@ def test_upload_of_what_looks_like_a_placeholder(glance, tmp_path):
 def test_import_of_a_placeholder_is_refused(glance, images, tmp_path):
     """Nor when it comes by way of an import that our plugins leave alone."""
     made = placeholder.Placeholder(str(tmp_path),
-                                   placeholder.Maker('i', 't'))
+                                   placeholder.Maker('i', 't', 'raw', 'bare'))
     made.extend(MIB)
     glance.configure(image_import_opts={'image_import_plugins': '[]'})
     image_id = glance.begin(made.path, 'raw')

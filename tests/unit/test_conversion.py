@@ -16,6 +16,7 @@ import threading
 
 import pytest
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
@@ -41,7 +42,7 @@ def _convert(path, disk_format, sink, wanted=BOTH, cancel=None):
     return conversion.convert(
         inspection.inspect(path, disk_format, POLICY), POLICY, sink, wanted,
         progress=progress_.Progress(), clock=progress_.Clock(),
-        cancel=cancel or threading.Event())
+        cancel=cancel or cancel_.NEVER)
 
 
 @pytest.mark.parametrize(('disk_format', 'make'), [
@@ -82,8 +83,22 @@ def test_a_sink_that_fails_is_aborted(tmp_path, call):
 
 
 def test_cancelled(tmp_path):
-    cancel, sink = threading.Event(), fakes.FakeSink()
+    cancel, sink = cancel_.Cancel(), fakes.FakeSink()
     cancel.set()
+    with pytest.raises(errors.Cancelled):
+        _convert(images.qcow2(tmp_path / 'disk', PATTERN), 'qcow2', sink,
+                 cancel=cancel)
+    assert sink.names() == []
+
+
+def test_cancelled_while_it_copies(tmp_path):
+    cancel, sink = cancel_.Cancel(), fakes.FakeSink()
+    create = sink.create
+
+    def create_and_cancel(size):
+        create(size)
+        cancel.set()
+    sink.create = create_and_cancel
     with pytest.raises(errors.Cancelled):
         _convert(images.qcow2(tmp_path / 'disk', PATTERN), 'qcow2', sink,
                  cancel=cancel)

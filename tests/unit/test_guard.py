@@ -51,7 +51,7 @@ def empty():
 @pytest.fixture
 def placeholder_file(tmp_path):
     made = placeholder.Placeholder(
-        str(tmp_path), placeholder.Maker('i', 'task'))
+        str(tmp_path), placeholder.Maker('i', 'task', 'raw', 'bare'))
     made.extend(1 << 20)
     with open(made.path, 'rb') as f:
         yield f

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
 
 # Moves bytes; may import nothing of ours but itself.
 DATA_PATH = {
-    'ceph', 'conversion', 'digest', 'errors', 'extent', 'inspection',
+    'cancel', 'ceph', 'conversion', 'digest', 'errors', 'extent', 'inspection',
     'pipeline', 'progress', 'qcow2', 'qemu', 'sinks', 'sinks.discard',
     'sinks.fanout',
     'sinks.rbd', 'sources', 'sources.file', 'sources.nbd', 'sources.rbd',

@@ -20,7 +20,8 @@ import pytest
 
 from glance_conversion_plugins import placeholder
 
-MAKER = placeholder.Maker('11111111-2222-3333-4444-555555555555', 'task')
+MAKER = placeholder.Maker('11111111-2222-3333-4444-555555555555', 'task',
+                          'qcow2', 'bare')
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_abandoned_when_its_process_is_killed(tmp_path):
          'import sys\n'
          'from glance_conversion_plugins import placeholder\n'
          'p = placeholder.Placeholder(sys.argv[1], placeholder.Maker('
-         '"image", "task"))\n'
+         '"image", "task", "qcow2", "bare"))\n'
          'p.extend(1 << 20)\n'
          'print(p.path, flush=True)\n'
          'sys.stdin.read()\n', str(tmp_path)],
@@ -67,7 +68,8 @@ def test_abandoned_when_its_process_is_killed(tmp_path):
             assert placeholder.read_abandoned(path) is None
         finally:
             child.kill()
-    assert placeholder.read_abandoned(path) == ('image', 'task')
+    assert placeholder.read_abandoned(path) == (
+        'image', 'task', 'qcow2', 'bare')
     assert os.path.getsize(path) == 1 << 20
 
 
@@ -168,3 +170,18 @@ def test_a_folder_has_no_maker(tmp_path):
     folder = tmp_path / 'folder.converted'
     folder.mkdir()
     assert placeholder.read_abandoned(str(folder)) is None
+
+
+def test_remove_takes_the_file_and_the_lock(made):
+    made.remove()
+    assert not os.path.exists(made.path)
+    made.remove()
+
+
+def test_remove_leaves_what_another_has_put_there(made, tmp_path):
+    other = tmp_path / 'other'
+    other.write_text('of the next import')
+    other.rename(made.path)
+    made.remove()
+    with open(made.path) as f:
+        assert f.read() == 'of the next import'

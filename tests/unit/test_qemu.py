@@ -23,6 +23,7 @@ import time
 import nbd
 import pytest
 
+from glance_conversion_plugins import cancel
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins.sources import nbd as nbd_source
@@ -396,3 +397,12 @@ def test_identity_tells_processes_apart():
         assert found != qemu.identity(os.getpid())
         other.kill()
     assert qemu.identity(other.pid) == ''
+
+
+def test_cancel_ends_a_query(path):
+    stop = cancel.Cancel()
+    stop.set()
+    with pytest.raises(errors.Cancelled):
+        qemu.info(path, 'qcow2', stop)
+    with pytest.raises(errors.Cancelled):
+        list(qemu.extents(path, 'qcow2', stop))
