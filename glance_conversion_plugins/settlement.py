@@ -193,13 +193,17 @@ class Settlement:
             LOG.exception('Image %s has no digests yet; "glance-conversion-'
                           'manage digests" computes them', self._image_id)
 
-    @database.patient
     def _ended(self) -> str | None:
+        """How the import ended; None while it has not, or nobody can say."""
         db: Any = glance_db.get_api()
         try:
             task = db.task_get(glance_context.get_admin_context(),
                                self._task_id)
         except exception.NotFound:
             return 'unknown'
+        except Exception:
+            LOG.warning('Task %s can not be read; trying again',
+                        self._task_id, exc_info=True)
+            return None
         status: str = task['status']
         return status if status in ('success', 'failure') else None

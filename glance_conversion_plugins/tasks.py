@@ -122,7 +122,7 @@ class RbdDirectConvert(task.Task):
         self._image.report(message)
         self._image.record_raw(size)
         self._placeholder.extend(size)
-        os.unlink(path)
+        self._remove_upload()
         self._settle_later(self._placeholder)
         return self._placeholder.path
 
