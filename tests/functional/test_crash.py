@@ -62,7 +62,7 @@ def clean(glance, image_id):
 def test_kill_at_a_random_point(glance, images, seed):
     """Afterwards the image is whole, or its owner can import it again."""
     chance = random.Random(seed)    # noqa: S311
-    qcow2, raw = images.qcow2('crash', size=256 * MIB, pieces=800)
+    qcow2, raw = images.qcow2('crash', size=192 * MIB, pieces=600)
     image_id = glance.begin(qcow2, stores=('ceph', 'ceph2'))
     time.sleep(chance.random() * 3)
     chance.choice([kill_worker, kill_glance])(glance, image_id)

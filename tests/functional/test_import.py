@@ -142,8 +142,9 @@ def test_both_engine_modes(glance, configure, images, mode):
 def test_two_at_once(glance, images):
     made = [images.qcow2(f'at-once-{n}', seed=n) for n in range(2)]
     begun = [glance.begin(qcow2) for qcow2, _ in made]
-    for image_id, (_, raw) in zip(begun, made, strict=True):
-        assert_stored(glance, glance.finish(image_id), raw)
+    done = [glance.finish(image_id) for image_id in begun]
+    for image, (_, raw) in zip(done, made, strict=True):
+        assert_stored(glance, image, raw)
 
 
 def test_workers_stay_as_they_were(glance, images):
