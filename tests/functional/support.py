@@ -64,11 +64,12 @@ def digests(path):
     return md5.hexdigest(), sha512.hexdigest()
 
 
-def wait_for(answer, timeout=60, interval=0.05):
+def wait_for(answer, timeout=60, interval=0.05, what=lambda: ''):
     """Return the first true result of ``answer()``."""
     deadline = time.monotonic() + timeout
     while not (result := answer()):
-        assert time.monotonic() < deadline, f'waited {timeout} s in vain'
+        assert time.monotonic() < deadline, (
+            f'waited {timeout} s in vain', what())
         time.sleep(interval)
     return result
 
@@ -124,16 +125,33 @@ class Service:
 
     def begin(self, path, disk_format='qcow2', stores=('ceph',),
               all_must=True, **props):
-        """Create, stage and start to import; returns the image's id."""
-        image_id = self.create(disk_format, **props)
-        self.stage(image_id, path)
-        self.start_import(image_id, stores, all_must)
-        return image_id
+        """Create, stage and start to import; returns the image's id.
+
+        Glance saves a task's first step without patience: if SQLite is busy
+        just then, the task stays pending for ever, and another image is
+        taken for the test.
+        """
+        for _ in range(3):
+            image_id = self.create(disk_format, **props)
+            self.stage(image_id, path)
+            self.start_import(image_id, stores, all_must)
+            if self._is_picked_up(image_id):
+                return image_id
+            self.delete(image_id)
+            (self.cloud.glance.staging / image_id).unlink(missing_ok=True)
+        raise AssertionError('Glance does not begin any import')
+
+    def _is_picked_up(self, image_id):
+        with contextlib.suppress(AssertionError):
+            return wait_for(
+                lambda: self.task(image_id)['status'] != 'pending', 20)
+        return False
 
     def finish(self, image_id, timeout=120):
         """Wait for the end of an import; returns the image."""
         wait_for(lambda: self.task(image_id)['status'] in
-                 ('success', 'failure'), timeout)
+                 ('success', 'failure'), timeout, what=lambda: self.task(
+                     image_id))
         return wait_for(lambda: self.unlocked(image_id), 30)
 
     def unlocked(self, image_id):
