@@ -58,6 +58,16 @@ def clean(glance, image_id):
     assert again.stdout == 'nothing to remove\n', again.stdout
 
 
+def crashed_midway(glance, images):
+    """Kill all of Glance while it converts; returns the image's id."""
+    qcow2, _ = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    glance.cloud.glance.kill()
+    glance.cloud.glance.start()
+    return image_id
+
+
 @pytest.mark.parametrize('seed', range(20))
 def test_kill_at_a_random_point(glance, images, seed):
     """Afterwards the image is whole, or its owner can import it again."""
@@ -120,11 +130,7 @@ def test_cleanup_leaves_the_living_alone(glance, images):
 
 
 def test_dry_run_only_says_what_there_is(glance, images):
-    qcow2, _ = images.slow()
-    image_id = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
-    glance.cloud.glance.kill()
-    glance.cloud.glance.start()
+    image_id = crashed_midway(glance, images)
     before = glance.stored(), glance.staged(), glance.show(image_id)
     dry = glance.manage('cleanup', '--dry-run')
     assert (glance.stored(), glance.staged(),
@@ -136,11 +142,7 @@ def test_dry_run_only_says_what_there_is(glance, images):
 
 
 def test_image_deleted_after_the_crash(glance, images):
-    qcow2, _ = images.slow()
-    image_id = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
-    glance.cloud.glance.kill()
-    glance.cloud.glance.start()
+    image_id = crashed_midway(glance, images)
     glance.delete(image_id)
     assert glance.stored() != []
     done = glance.manage('cleanup')
@@ -150,11 +152,7 @@ def test_image_deleted_after_the_crash(glance, images):
 
 def test_dead_import_of_another_host(glance, images):
     """Without its placeholder only silence tells that it is dead."""
-    qcow2, _ = images.slow()
-    image_id = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
-    glance.cloud.glance.kill()
-    glance.cloud.glance.start()
+    image_id = crashed_midway(glance, images)
     (glance.cloud.glance.staging / f'{image_id}.converted').unlink()
     assert glance.manage('cleanup').stdout == 'nothing to remove\n'
     time.sleep(2)
