@@ -29,6 +29,7 @@ import rados
 import rbd
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import sinks
 
 LOG = logging.getLogger(__name__)
 
@@ -53,14 +54,6 @@ class Place(NamedTuple):
     user: str
     pool: str
     timeout: int = -1       # in seconds; negative: as librados decides
-
-
-class Owner(NamedTuple):
-    """Who writes an image that is not yet Glance's."""
-
-    image_id: str
-    task_id: str
-    host: str = ''      # for people; nothing is decided by it
 
 
 def partial_name(image_id: str, task_id: str) -> str:
@@ -163,7 +156,7 @@ def _empty(ioctx: Any, name: str) -> None:
         image.resize(0)
 
 
-def set_mark(image: Any, owner: Owner, state: str) -> None:
+def set_mark(image: Any, owner: sinks.Owner, state: str) -> None:
     for key, value in (('task', owner.task_id), ('host', owner.host),
                        ('state', state)):
         image.metadata_set(MARK + key, value)
@@ -196,11 +189,11 @@ def discard(ioctx: Any, image_id: str, task_id: str) -> None:
         remove(ioctx, image_id)
 
 
-def leftovers(ioctx: Any) -> Iterator[Owner]:
+def leftovers(ioctx: Any) -> Iterator[sinks.Owner]:
     """Everything in a pool that is ours and not, or not yet, Glance's."""
     for name in rbd.RBD().list(ioctx):
         if partial := parse_partial_name(name):
-            yield Owner(*partial)
+            yield sinks.Owner(*partial)
         elif _UUID.match(name):
             try:
                 mark = get_mark(ioctx, name)
@@ -208,7 +201,7 @@ def leftovers(ioctx: Any) -> Iterator[Owner]:
                 LOG.warning('%s is passed over: %s', name, e)
                 continue
             if 'task' in mark:
-                yield Owner(name, mark['task'])
+                yield sinks.Owner(name, mark['task'])
 
 
 def fence(cluster: Any, ioctx: Any, name: str) -> None:

@@ -43,10 +43,10 @@ import glance_store
 from oslo_config import cfg
 from oslo_utils import timeutils
 
+from glance_conversion_plugins import confinement
 from glance_conversion_plugins import database
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import placeholder
-from glance_conversion_plugins import qemu
 from glance_conversion_plugins import settlement
 from glance_conversion_plugins import stores
 
@@ -199,23 +199,32 @@ def find(dead_after: float | None = None) -> Iterator[Finding]:
 
 
 def _abandoned(staging: str) -> Iterator[tuple[str, placeholder.Maker]]:
-    with contextlib.suppress(FileNotFoundError):
-        for name in sorted(os.listdir(staging)):
-            path = os.path.join(staging, name)
-            if name.endswith(placeholder.SUFFIX):
-                if maker := placeholder.read_abandoned(path):
-                    yield path, maker
+    for name in sorted(_names(staging)):
+        path = os.path.join(staging, name)
+        if name.endswith(placeholder.SUFFIX):
+            if maker := placeholder.read_abandoned(path):
+                yield path, maker
 
 
 def _staged(staging: str, abandoned: dict[str, placeholder.Maker],
             dead: list[tuple[str, str]]) -> Iterator[Finding]:
-    """Files of dead imports: placeholders, and what was uploaded."""
-    paths = set(abandoned)
-    paths |= {os.path.join(staging, i) for i, _ in dead}
-    for path in sorted(paths):
-        if os.path.exists(path):
+    """Files of dead imports: claims, uploads, what they were converted to."""
+    claimed = {maker.image_id for maker in abandoned.values()}
+    uploads = {image_id for image_id, _ in dead}
+    for name in sorted(_names(staging)):
+        image_id, converted, _ = name.partition('.')
+        path = os.path.join(staging, name)
+        if (path in abandoned or image_id in uploads
+                or converted and image_id in claimed):
             yield Finding(f'staged file {path}',
                           functools.partial(os.unlink, path))
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _stored(glance: _Glance) -> Iterator[Finding]:
@@ -264,14 +273,14 @@ def _processes() -> Iterator[Finding]:
                     != os.readlink('/proc/self/ns/pid')):
                 continue
             owner = _owner(pid)
-            if owner and qemu.identity(int(owner.split()[0])) != owner:
+            if owner and confinement.identity(int(owner.split()[0])) != owner:
                 yield Finding(f'process {pid}',
                               functools.partial(os.kill, pid,
                                                 signal.SIGKILL))
 
 
 def _owner(pid: int) -> str:
-    prefix = f'{qemu.OWNER_VARIABLE}='.encode()
+    prefix = f'{confinement.OWNER_VARIABLE}='.encode()
     with open(f'/proc/{pid}/environ', 'rb') as f:
         for entry in f.read().split(b'\0'):
             if entry.startswith(prefix):

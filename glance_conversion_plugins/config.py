@@ -48,7 +48,8 @@ class Size(types.ConfigType):
 
 
 CONVERSION_OPTS: list[cfg.Opt] = [
-    cfg.StrOpt('output_format', choices=('raw', 'qcow2', 'vmdk'), help="""
+    cfg.StrOpt('output_format', choices=(
+        'raw', 'qcow2', 'vdi', 'vhd', 'vhdx', 'vmdk'), help="""
 Format that images are converted to.
 
 Unset, it is what ``[image_conversion] output_format`` says, so a deployment
@@ -78,6 +79,21 @@ Largest size that an image may have once converted, as in ``500GB``.
 A number of bytes, or one followed by B, KB, MB, GB or TB (powers of 1024).
 Larger images are refused before anything is written. Unset, it is Glance's
 own ``image_size_cap``; where both are set, the smaller one counts.
+"""),
+    cfg.IntOpt('max_expansion', default=200, min=0, help="""
+How many bytes of data an image may hold for each byte that was uploaded.
+
+Zeros do not count, and 1 GiB of data is always allowed. Compressed, an image
+of one repeated byte takes less than a thousandth of its size, so a small
+upload could fill a store; images of real use seldom shrink to a fiftieth. 0
+allows everything that ``max_virtual_size`` and quotas do.
+"""),
+    cfg.StrOpt('qcow2_compression', default='none',
+               choices=('none', 'zlib', 'zstd'), help="""
+How the clusters of an image are compressed that is converted to qcow2.
+
+Compressed images take less room in the store and on its way to it, and more
+CPU time on each read; only qemu 5.1 and newer read ``zstd``.
 """),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.

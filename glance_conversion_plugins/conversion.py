@@ -10,27 +10,47 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The data path as a whole: one image, from a file into a sink.
+"""The data path as a whole: one image, from a file to where it shall be.
 
 Knows nothing of Glance. Everything above it decides what to convert, where to
 and what to record; everything below moves bytes.
 """
 
-import logging
+from collections.abc import Sequence
+import os
+import sys
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import detection
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import inspection
 from glance_conversion_plugins import pipeline
 from glance_conversion_plugins import progress as progress_
+from glance_conversion_plugins import qemu
 from glance_conversion_plugins import sinks
+from glance_conversion_plugins.sinks import bounded
 from glance_conversion_plugins.sinks import discard
 from glance_conversion_plugins import sources
 from glance_conversion_plugins.sources import file as file_source
 from glance_conversion_plugins.sources import nbd as nbd_source
+from glance_conversion_plugins.sources import vhdx as vhdx_source
+from glance_conversion_plugins import watchdog
 
-LOG = logging.getLogger(__name__)
+# Whatever its size on disk, an image may hold so much; what is larger is
+# compared with what was uploaded.
+_ALWAYS_ALLOWED = 1 << 30
+
+# Glance's disk_format: how qemu-img writes it. Without force_size a VHD is
+# rounded up to what cylinders, heads and sectors can express.
+_OUTPUTS = {
+    'raw': (),
+    'qcow2': (),
+    'vdi': (),
+    'vhd': ('-o', 'subformat=dynamic,force_size=on'),
+    'vhdx': ('-o', 'subformat=dynamic'),
+    'vmdk': ('-o', 'subformat=streamOptimized'),
+}
 
 
 class Wanted(NamedTuple):
@@ -40,72 +60,141 @@ class Wanted(NamedTuple):
     checksum: bool              # md5 as well
 
 
+class Run:
+    """One conversion under way: how far it is, what it took, when to stop."""
+
+    def __init__(self, cancel: cancel_.Cancel | None = None) -> None:
+        self.progress = progress_.Progress()
+        self.clock = progress_.Clock()
+        self.cancel = cancel or cancel_.Cancel()
+
+
 def open_source(image: inspection.ImageInfo) -> sources.Source:
     if image.disk_format == 'raw':
         return file_source.FileSource(image.path)
+    if image.disk_format == 'vhdx':
+        return vhdx_source.VhdxSource(image.path, image.virtual_size)
     return nbd_source.NbdSource(
         image.path, inspection.DRIVERS[image.disk_format], image.virtual_size)
 
 
-def convert(image: inspection.ImageInfo, policy: inspection.Policy,
-            sink: sinks.Sink, wanted: Wanted, *,
-            progress: progress_.Progress, clock: progress_.Clock,
-            cancel: cancel_.Cancel) -> digest.Digest:
+def check(image: inspection.ImageInfo, run: Run) -> None:
+    """See that an inspected image is complete.
+
+    :raises errors.DamagedImage: if not
+    """
+    run.progress.enter('Checking the image')
+    with run.clock.run('check'):
+        inspection.check_intact(image, run.cancel)
+
+
+def convert(image: inspection.ImageInfo, policy: detection.Policy,
+            sink: sinks.Sink, wanted: Wanted, run: Run) -> digest.Digest:
     """Write an inspected image into a sink, raw and complete, or not at all.
 
-    :param progress: told of phases and bytes
-    :param clock: told what each stage takes
-    :param cancel: when set, the conversion ends with errors.Cancelled
     :returns: the digests that were wanted
     """
-    progress.enter('Checking the image')
-    with clock.run('check'):
-        inspection.check_intact(image, cancel)
+    check(image, run)
+    target = bounded.Bounded(sink, _most(image, policy))
     try:
-        with cancel.interrupting(sink.interrupt):
-            found = _fill(image, policy, sink, wanted, progress=progress,
-                          clock=clock, cancel=cancel)
-            progress.enter('Completing the stored image')
-            with clock.run('seal'):
-                sink.seal()
+        with run.cancel.interrupting(target.interrupt):
+            found = _fill(image, policy, target, wanted, run)
+            run.progress.enter('Completing the stored image')
+            with run.clock.run('seal'):
+                target.seal()
         return found
     except BaseException:
-        sink.abort()
+        target.abort()
         raise
 
 
-def _fill(image: inspection.ImageInfo, policy: inspection.Policy,
-          sink: sinks.Sink, wanted: Wanted, *,
-          progress: progress_.Progress, clock: progress_.Clock,
-          cancel: cancel_.Cancel) -> digest.Digest:
+def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
+    """How much data an image may hold, in bytes."""
+    if not policy.max_expansion:
+        return sys.maxsize
+    return max(_ALWAYS_ALLOWED, image.file_size * policy.max_expansion)
+
+
+def _fill(image: inspection.ImageInfo, policy: detection.Policy,
+          sink: sinks.Sink, wanted: Wanted, run: Run) -> digest.Digest:
     source = open_source(image)
     try:
-        with clock.run('create'):
+        with run.clock.run('create'):
             sink.create(source.size)
-        with cancel.interrupting(source.interrupt):
-            return _copy(source, policy, sink, wanted, progress=progress,
-                         clock=clock, cancel=cancel)
+        with run.cancel.interrupting(source.interrupt):
+            return _copy(source, policy, sink, wanted, run)
     finally:
         source.close()
 
 
-def _copy(source: sources.Source, policy: inspection.Policy,
-          sink: sinks.Sink, wanted: Wanted, *,
-          progress: progress_.Progress, clock: progress_.Clock,
-          cancel: cancel_.Cancel) -> digest.Digest:
-    progress.enter('Converting', source.size)
-    result = inspection.ResultInspector(policy)
+def _copy(source: sources.Source, policy: detection.Policy,
+          sink: sinks.Sink, wanted: Wanted, run: Run) -> digest.Digest:
+    def interrupt() -> None:
+        source.interrupt()
+        sink.interrupt()
+
+    run.progress.enter('Converting', source.size)
+    result = detection.ResultInspector(policy)
     digests = digest.Digests(wanted.os_hash_algo,
                              bool(wanted.os_hash_algo) and wanted.checksum)
     try:
-        pipeline.copy(source, sink, (result, digests), progress=progress,
-                      clock=clock, cancel=cancel)
+        with watchdog.watch(run.progress.position, interrupt):
+            pipeline.copy(source, sink, (result, digests),
+                          progress=run.progress, clock=run.clock,
+                          cancel=run.cancel)
         result.finish()
-        with clock.run('wait for digests'):
+        with run.clock.run('wait for digests'):
             return digests.finish()
     except BaseException:
         digests.abort()
         raise
+
+
+def stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
+          disk_format: str, options: Sequence[str], run: Run) -> int:
+    """Convert an inspected image into a sparse file, or leave none.
+
+    :param path: of the file, which must not exist
+    :param disk_format: of the file
+    :param options: of qemu-img convert, beside what the format needs
+    :returns: its size in bytes
+    """
+    check(image, run)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    try:
+        _stage(image, policy, path, disk_format, options, run)
+        with run.clock.run('inspect'):
+            detection.check_result(path, disk_format, policy)
+        return os.path.getsize(path)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
+           disk_format: str, options: Sequence[str], run: Run) -> None:
+    most = _most(image, policy)
+    stalled = cancel_.Cancel()
+    output = qemu.Output(path, inspection.DRIVERS[disk_format],
+                         (*_OUTPUTS[disk_format], *options))
+
+    def written() -> int:
+        return os.stat(path).st_blocks * 512
+
+    def advance(percent: float) -> None:
+        run.progress.reach(int(image.virtual_size * percent / 100), written())
+        bounded.check(run.progress.written, most)
+
+    def state() -> object:
+        # Zeros are read and not written, and much may be in one percent.
+        return run.progress.position(), written()
+
+    run.progress.enter('Converting', image.virtual_size)
+    with (watchdog.watch(state, stalled.set), run.clock.run('convert'),
+          run.cancel.interrupting(stalled.set)):
+        qemu.convert(image.path, inspection.DRIVERS[image.disk_format],
+                     image.virtual_size, output, advance, stalled)
+    run.progress.reach(image.virtual_size, written())
 
 
 def digest_source(source: sources.Source, wanted: Wanted, *,

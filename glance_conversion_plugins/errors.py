@@ -24,6 +24,8 @@
     ├── SinkFailed            a store did not take the data
     │   ├── StoreFull
     │   └── AlreadyStored
+    ├── StagingFull           the node has no room for what it converts
+    ├── Stalled               nothing moved for too long
     ├── Cancelled             there is nothing left to import
     │   └── TakenOver         another task imports the image now
     └── Misconfigured         this deployment can not do what it was asked to
@@ -72,6 +74,14 @@ class StoreFull(SinkFailed):
 
 class AlreadyStored(SinkFailed):
     """The store already holds data under the name of this image."""
+
+
+class StagingFull(ConversionError):
+    """There is no room left where Glance stages uploads."""
+
+
+class Stalled(ConversionError):
+    """Nothing moved for so long that nothing will."""
 
 
 class Cancelled(ConversionError):

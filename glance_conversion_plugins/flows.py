@@ -23,6 +23,7 @@ from taskflow.patterns import linear_flow
 
 from glance_conversion_plugins import config
 from glance_conversion_plugins import importing
+from glance_conversion_plugins import roads
 from glance_conversion_plugins import tasks
 
 config.register_opts(cfg.CONF)
@@ -34,12 +35,22 @@ def rbd_direct_convert(**kwargs: Any) -> linear_flow.Flow:
     :param kwargs: what glance.async_.flows.api_image_import.get_flow()
         passes to plugins
     """
-    this = tasks.Import(
+    return _flow(tasks.RbdDirectConvert, kwargs)
+
+
+def convert_image(**kwargs: Any) -> linear_flow.Flow:
+    """Return the flow of the plugin of this name; the same parameters."""
+    return _flow(tasks.ConvertImage, kwargs)
+
+
+def _flow(task: type[tasks.ConvertImage], kwargs: dict[str, Any]
+          ) -> linear_flow.Flow:
+    this = roads.Import(
         kwargs['image_id'], kwargs['task_id'], kwargs.get('backend') or [],
         kwargs['import_req'].get('all_stores_must_succeed', True))
     image = importing.ImportedImage(
         kwargs['context'], this.task_id, kwargs['task_repo'],
         kwargs['action_wrapper'], this.stores)
     task_type = kwargs['task_type']
-    return linear_flow.Flow(task_type).add(tasks.RbdDirectConvert(
-        this, image, f'{task_type}-RbdDirectConvert-{this.task_id}'))
+    return linear_flow.Flow(task_type).add(
+        task(this, image, f'{task_type}-{task.__name__}-{this.task_id}'))

@@ -90,11 +90,12 @@ class ImportedImage:
                 f'converted it has {progress.amount(size)}.') from e
 
     @database.patient
-    def record_raw(self, size: int) -> None:
+    def record(self, disk_format: str, size: int, virtual_size: int) -> None:
+        """Record what the image is once converted; sizes in bytes."""
         with self._wrapper as action:
-            action.set_image_attribute(disk_format='raw',
-                                       container_format='bare',
-                                       size=size, virtual_size=size)
+            action.set_image_attribute(disk_format=disk_format,
+                                       container_format='bare', size=size,
+                                       virtual_size=virtual_size)
 
     @database.patient
     def check_wanted(self) -> None:
@@ -146,7 +147,6 @@ class ImportedImage:
         except Exception:
             LOG.exception('Image %s could not be returned to its owner',
                           self._wrapper.image_id)
-
 
     @database.patient
     def _give_back(self, facts: Facts | None) -> None:

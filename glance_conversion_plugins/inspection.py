@@ -12,52 +12,26 @@
 
 """What an image is, and whether it may be converted.
 
-The only caller of oslo.utils' inspectors. A file is inspected before any qemu
-process touches it, and the raw result while it is written, so that no format
-hides inside another.
+Its content decides first, then its tables, then qemu; each sees only what the
+one before has passed.
 """
 
-from collections.abc import Sequence
-import logging
 import os
-from typing import cast
-from typing import IO
 from typing import NamedTuple
 
-from oslo_utils.imageutils import format_inspector
-
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import detection
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import extent
+from glance_conversion_plugins import formats
+from glance_conversion_plugins.formats import binary
+from glance_conversion_plugins.formats import qcow2
+from glance_conversion_plugins.formats import vhd
 from glance_conversion_plugins import progress
-from glance_conversion_plugins import qcow2
 from glance_conversion_plugins import qemu
 
-LOG = logging.getLogger(__name__)
-
 # Glance's disk_format: qemu's driver.
-DRIVERS = {'qcow2': 'qcow2', 'raw': 'raw'}
-
-_RULES = {
-    'backing_file': 'it refers to a backing file; convert it into a '
-                    'standalone image and upload that',
-    'data_file': 'it keeps its content in another file; convert it into a '
-                 'standalone image and upload that',
-    'unknown_features': 'it uses features of its format that are unknown '
-                        'here',
-    'banned': 'its format is not allowed',
-    'mbr': 'its master boot record is not valid',
-}
-
-_TRUNCATED = 'The image is truncated: it refers to content beyond its end.'
-
-
-class Policy(NamedTuple):
-    """What this deployment allows."""
-
-    max_virtual_size: int                           # in bytes
-    gpt_safety_checks_nonfatal: Sequence[str] = ()
-
+DRIVERS = {'qcow2': 'qcow2', 'raw': 'raw', 'vdi': 'vdi', 'vhd': 'vpc',
+           'vhdx': 'vhdx', 'vmdk': 'vmdk'}
 
 class ImageInfo(NamedTuple):
     """An image that passed inspection."""
@@ -69,7 +43,7 @@ class ImageInfo(NamedTuple):
     cluster_size: int       # in bytes; 0 where the format has no clusters
 
 
-def inspect(path: str, disk_format: str, policy: Policy,
+def inspect(path: str, disk_format: str, policy: detection.Policy,
             cancel: cancel_.Cancel = cancel_.NEVER) -> ImageInfo:
     """Look at a file without trusting it.
 
@@ -80,78 +54,70 @@ def inspect(path: str, disk_format: str, policy: Policy,
     file_size = os.path.getsize(path)
     if not file_size:
         raise errors.DamagedImage('The image is empty: it has no content.')
-    _check_format(_detect(path, policy), disk_format)
+    found = detection.detect(path, policy)
+    _check_format(path, found.name, disk_format)
+    # Once before qemu sees the file, for what the header says, and once for
+    # what qemu makes of it.
+    _check_size(found.virtual_size, policy)
+    formats.check(path, disk_format, file_size)
     if disk_format == 'raw':
         virtual_size, cluster_size = file_size, 0
     else:
-        virtual_size, cluster_size = _describe(path, disk_format, cancel)
-    if virtual_size > policy.max_virtual_size:
-        raise errors.TooLarge(
-            f'The image is too large: it has {progress.amount(virtual_size)} '
-            f'once converted, and {progress.amount(policy.max_virtual_size)} '
-            'are allowed.')
+        virtual_size, cluster_size = _describe(path, disk_format, policy,
+                                               cancel)
+    _check_size(virtual_size, policy)
     return ImageInfo(path, disk_format, virtual_size, file_size, cluster_size)
 
 
-def _detect(path: str, policy: Policy) -> str:
-    try:
-        inspector = format_inspector.detect_file_format(path)
-        return _safe_format(inspector, policy)
-    except errors.ImageRefused:
-        raise
-    # An inspector that stumbles over its input has not decided either.
-    except Exception as e:
-        LOG.warning('Inspection failed: %r', e)
-        raise errors.UnsafeImage(
-            'The format of the image is not certain: its content matches '
-            'several formats, or only a part of one.') from e
-
-
-def _safe_format(inspector: format_inspector.FileInspector | None,
-                 policy: Policy) -> str:
-    """Run the safety checks; GPT and MBR disks count as raw, as in Glance."""
-    if inspector is None:
-        raise format_inspector.ImageFormatError('no decision')
-    try:
-        inspector.safety_check()
-    except format_inspector.SafetyCheckFailed as e:
-        tolerated = (set(policy.gpt_safety_checks_nonfatal)
-                     if inspector.NAME == 'gpt' else set())
-        if fatal := sorted(e.failures.keys() - tolerated):
-            LOG.warning('The image breaks the safety rule %s: %s', fatal[0],
-                        e.failures[fatal[0]])
-            why = _RULES.get(fatal[0], f'it breaks the rule "{fatal[0]}"')
-            raise errors.UnsafeImage(f'The image is refused: {why}.') from e
-    return 'raw' if inspector.NAME == 'gpt' else str(inspector.NAME)
-
-
-def _check_format(found: str, disk_format: str) -> None:
+def _check_format(path: str, found: str, disk_format: str) -> None:
+    # A fixed VHD is a raw disk and a footer, which the inspectors pass over.
+    if (found, disk_format) == ('raw', 'vhd') and vhd.is_fixed(path):
+        return
     if found != disk_format:
         raise errors.FormatMismatch(
             f'The image is declared as {disk_format}, but its content is '
             f'{found}.')
 
 
-def _describe(path: str, disk_format: str, cancel: cancel_.Cancel
-              ) -> tuple[int, int]:
+def _check_size(virtual_size: int, policy: detection.Policy) -> None:
+    if virtual_size > policy.max_virtual_size:
+        raise errors.TooLarge(
+            f'The image is too large: it has {progress.amount(virtual_size)} '
+            f'once converted, and {progress.amount(policy.max_virtual_size)} '
+            'are allowed.')
+
+
+def _describe(path: str, disk_format: str, policy: detection.Policy,
+              cancel: cancel_.Cancel) -> tuple[int, int]:
     """Ask qemu for the virtual size and the cluster size, in bytes."""
     info = qemu.info(path, DRIVERS[disk_format], cancel)
     specific = info.get('format-specific', {}).get('data', {})
     if info.get('encrypted') or 'encrypt' in specific:
         raise errors.UnsafeImage(
             'The image is refused: it is encrypted, and can not be converted.')
-    for key, rule in (('backing-filename', 'backing_file'),
-                      ('full-backing-filename', 'backing_file')):
+    for key in ('backing-filename', 'full-backing-filename'):
         if info.get(key):
-            raise errors.UnsafeImage(f'The image is refused: {_RULES[rule]}.')
+            raise errors.UnsafeImage(
+                f"The image is refused: {detection.RULES['backing_file']}.")
     if specific.get('data-file'):
         raise errors.UnsafeImage(
-            f"The image is refused: {_RULES['data_file']}.")
+            f"The image is refused: {detection.RULES['data_file']}.")
+    if disk_format == 'vmdk':
+        _check_vmdk_type(specific.get('create-type'), policy)
     if specific.get('corrupt'):
         raise errors.DamagedImage('The image is marked as corrupt.')
     if not info['virtual-size']:
         raise errors.DamagedImage('The image is empty: its disk has no size.')
     return info['virtual-size'], info.get('cluster-size', 0)
+
+
+def _check_vmdk_type(create_type: str | None, policy: detection.Policy
+                     ) -> None:
+    if create_type not in policy.vmdk_allowed_types:
+        raise errors.UnsafeImage(
+            f'The image is refused: its VMDK type {create_type} is not '
+            f"allowed; {' and '.join(policy.vmdk_allowed_types) or 'none'} "
+            'can be imported.')
 
 
 def check_intact(image: ImageInfo,
@@ -172,7 +138,7 @@ def check_intact(image: ImageInfo,
         # Zeros, holes and compressed clusters have no offset.
         offset = found.get('offset')
         if offset is not None and offset + found['length'] > image.file_size:
-            raise errors.DamagedImage(_TRUNCATED)
+            raise binary.truncated()
     if image.disk_format == 'qcow2':
         _check_qcow2(image, cancel)
 
@@ -186,59 +152,4 @@ def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> None:
     clusters = -(-image.file_size // image.cluster_size)
     if (report.get('image-end-offset', 0) > clusters * image.cluster_size
             or qcow2.ends_early(image.path)):
-        raise errors.DamagedImage(_TRUNCATED)
-
-
-class ResultInspector:
-    """Looks at the raw result while it passes by.
-
-    A consumer of the pipeline. It stops looking when no known format can
-    match any more, which takes less than 1 MiB of anything but an attack.
-    """
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._chunk = b''
-        self._wrapper = format_inspector.InspectWrapper(
-            cast(IO[bytes], self))
-
-    def read(self, _size: int) -> bytes:
-        """Hand the wrapper what update() was given."""
-        return self._chunk
-
-    def _undecided(self) -> bool:
-        try:
-            return self._wrapper.formats is None
-        # An inspector that stumbles over its input; finish() refuses it.
-        except Exception as e:
-            LOG.warning('Inspection of the result failed: %r', e)
-            return False
-
-    def update(self, view: memoryview) -> None:
-        if self._undecided():
-            self._chunk = bytes(view)
-            self._wrapper.read(len(view))
-
-    def zeros(self, length: int) -> None:
-        while length and self._undecided():
-            step = min(length, len(extent.ZEROS))
-            self.update(extent.ZEROS[:step])
-            length -= step
-
-    def finish(self) -> None:
-        """Decide.
-
-        :raises errors.UnsafeImage: if the result is anything but raw
-        """
-        self._wrapper.close()
-        try:
-            found = _safe_format(self._wrapper.format, self._policy)
-        except errors.ImageRefused:
-            raise
-        except Exception as e:
-            LOG.warning('Inspection of the result failed: %r', e)
-            found = 'of no certain format'
-        if found != 'raw':
-            raise errors.UnsafeImage(
-                f'The image is refused: inside it hides another image, '
-                f'{found}.')
+        raise binary.truncated()

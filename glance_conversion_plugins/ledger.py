@@ -18,6 +18,7 @@ what stands here, and reads nothing. Both live in one process.
 """
 
 import threading
+from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import errors
@@ -30,7 +31,7 @@ class Written(NamedTuple):
     size: int                   # in bytes
     checksum: str | None        # None: not, or not yet, computed
     os_hash_value: str | None
-    metadata: dict[str, str]
+    metadata: dict[str, Any]
 
 
 class _Entry(NamedTuple):

@@ -30,6 +30,9 @@ SUFFIX = '.converted'
 _MAGIC = b'glance-conversion-plugins placeholder, not image data\n'
 _HEAD = 4096
 
+# An image of fewer bytes has no placeholder: the magic would not fit.
+SMALLEST = _HEAD
+
 
 class Maker(NamedTuple):
     """Who made a placeholder, and what its image was declared as."""

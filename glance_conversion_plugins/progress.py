@@ -90,6 +90,16 @@ class Progress:
         with self._lock:
             self.written += length
 
+    def reach(self, done: int, written: int) -> None:
+        """Say how far another program has got, in bytes."""
+        with self._lock:
+            self._done, self.written = done, written
+
+    def position(self) -> tuple[int, int]:
+        """Bytes done and written: something that changes with any step."""
+        with self._lock:
+            return self._done, self.written
+
     @property
     def elapsed(self) -> float:
         return self._now() - self._started

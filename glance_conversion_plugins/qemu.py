@@ -10,14 +10,13 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The qemu processes: what they may do, and what they say.
+"""The qemu processes: what they are asked, and what they say.
 
-Every process runs without privileges to gain, with an empty environment, with
-limits on memory and time, and dies with the thread that started it. Formats
-and protocols are always given, never probed; nothing but the named file is
-ever opened.
+Formats and protocols are always given, never probed; nothing but the named
+file is ever opened.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -29,69 +28,16 @@ import socket
 import subprocess
 import tempfile
 from typing import Any
+from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import confinement
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import launcher
 
 LOG = logging.getLogger(__name__)
 
-# Names a process of ours to those who look for strays: "PID STARTTIME" of the
-# owner is in its environment.
-OWNER_VARIABLE = 'GLANCE_CONVERSION_OWNER'
-
-_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
-
-# qemu-nbd needs 0.25 GiB of address space for any image; caches of tables
-# add tens of MiB, and qemu-img check 2 bytes for each cluster of the file.
-_MEMORY_KIB = 1024 * 1024
-
-# setpriv arranges death with the parent; if the parent was gone before that,
-# the shell sees a stranger as its parent and ends. Then it sets the limits,
-# moves the listening socket to where socket activation expects it, and
-# becomes qemu.
-_LAUNCH = """
-[ "$PPID" = "$1" ] || exit 126
-ulimit -v "$2" && ulimit -t "$3" && ulimit -f 0 && ulimit -c 0 || exit 126
-action=$4
-shift 4
-if [ "$action" = listen ]
-then export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 </dev/null
-else exec "$@"
-fi
-"""
-
-# What a shell says when it could not start a program.
-_NOT_STARTED = (126, 127)
 STOPPED = 'The program that decodes the image stopped before the end.'
-_MISSING = 'This cloud can not convert images: a program is missing.'
-
-
-def _launch(argv: Sequence[str], cpu_seconds: int, stdin: Any = None,
-            **kwargs: Any) -> subprocess.Popen[str]:
-    """Start a qemu program under its limits."""
-    command = ['setpriv', '--no-new-privs', '--pdeathsig', 'KILL',
-               '/bin/sh', '-c', _LAUNCH, 'sh', str(os.getpid()),
-               str(_MEMORY_KIB), str(cpu_seconds),
-               'listen' if stdin else 'plain', *argv]
-    env = {'PATH': _PATH, 'LC_ALL': 'C', OWNER_VARIABLE: identity(os.getpid())}
-    try:
-        return subprocess.Popen(command, env=env, text=True,
-                                stdin=stdin or subprocess.DEVNULL, **kwargs)
-    except OSError as e:
-        LOG.error('Could not start %s: %s', argv[0], e)
-        raise errors.Misconfigured(_MISSING) from e
-
-
-def identity(pid: int) -> str:
-    """Name a process beyond the reuse of its pid; '' if there is none.
-
-    Field 22 of /proc/PID/stat is the start time in clock ticks since boot.
-    """
-    try:
-        with open(f'/proc/{pid}/stat', encoding='utf-8') as f:
-            return f"{pid} {f.read().rpartition(')')[2].split()[19]}"
-    except OSError:
-        return ''
 
 
 def node(path: str, driver: str) -> str:
@@ -101,7 +47,7 @@ def node(path: str, driver: str) -> str:
         'read-only': True,
         'file': {'driver': 'file', 'filename': path, 'locking': 'off'},
     }
-    if driver == 'qcow2':
+    if driver in ('qcow2', 'vmdk'):
         tree['backing'] = None
     return 'json:' + json.dumps(tree)
 
@@ -111,12 +57,18 @@ def _cpu_seconds(path: str) -> int:
     return 60 + os.path.getsize(path) // (16 << 20)
 
 
+def _decoding_seconds(path: str, virtual_size: int) -> int:
+    """Allow that, and a second more for each 64 MiB of the disk."""
+    return _cpu_seconds(path) + virtual_size // (64 << 20)
+
+
 @contextlib.contextmanager
-def _qemu_img(command: str, path: str, driver: str, cancel: cancel_.Cancel
-              ) -> Iterator[subprocess.Popen[str]]:
-    argv = ['qemu-img', command, '--output=json', node(path, driver)]
-    with _launch(argv, _cpu_seconds(path), stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE) as process:
+def _running(argv: Sequence[str], limits: confinement.Limits,
+             cancel: cancel_.Cancel, **files: Sequence[str]
+             ) -> Iterator[subprocess.Popen[str]]:
+    """Start a program that ends with the block, or when it is cancelled."""
+    with confinement.start(argv, limits, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, **files) as process:
         with cancel.interrupting(process.kill):
             try:
                 yield process
@@ -126,18 +78,31 @@ def _qemu_img(command: str, path: str, driver: str, cancel: cancel_.Cancel
         raise errors.Cancelled('The conversion was stopped.')
 
 
+@contextlib.contextmanager
+def _qemu_img(command: str, path: str, driver: str, cancel: cancel_.Cancel
+              ) -> Iterator[subprocess.Popen[str]]:
+    argv = ['qemu-img', command, '--output=json', node(path, driver)]
+    limits = confinement.Limits(_cpu_seconds(path))
+    with _running(argv, limits, cancel, readable=[path]) as process:
+        yield process
+
+
 def _query(command: str, path: str, driver: str, cancel: cancel_.Cancel
            ) -> tuple[int, dict[str, Any], str]:
     with _qemu_img(command, path, driver, cancel) as process:
         out, err = process.communicate()
-    if process.returncode in _NOT_STARTED:
-        LOG.error('Could not run qemu-img: %s', err)
-        raise errors.Misconfigured(_MISSING)
+    _check_started(process.returncode, err)
     try:
         answer = json.loads(out)
     except ValueError:
         answer = {}
     return process.returncode, answer, err.strip()
+
+
+def _check_started(status: int | None, err: str) -> None:
+    if status == launcher.NOT_STARTED:
+        LOG.error('Could not run qemu: %s', err)
+        raise errors.Misconfigured(confinement.MISSING)
 
 
 def info(path: str, driver: str, cancel: cancel_.Cancel = cancel_.NEVER
@@ -184,10 +149,70 @@ def extents(path: str, driver: str, cancel: cancel_.Cancel = cancel_.NEVER
                 yield json.loads(line.strip('[],\n '))
         err = process.stderr.read().strip()
         process.wait()
+    _check_started(process.returncode, err)
     if process.returncode:
         LOG.warning('qemu-img map failed with %s: %s', process.returncode, err)
         raise errors.DamagedImage(
             'The image is damaged: its tables can not be read to the end.')
+
+
+class Output(NamedTuple):
+    """A file that qemu-img writes."""
+
+    path: str
+    driver: str
+    options: Sequence[str]      # of qemu-img convert
+
+
+def convert(path: str, driver: str, virtual_size: int, output: Output,
+            advance: Callable[[float], None],
+            cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """Convert an image into a file.
+
+    :param virtual_size: of the image, in bytes
+    :param output: the file exists and is empty
+    :param advance: told the percentage that is done, again and again; what
+        it raises ends the conversion
+    :raises errors.DamagedImage: if the image does not decode
+    :raises errors.StagingFull: if there is no room for the file
+    """
+    argv = ['qemu-img', 'convert', '-p', '-O', output.driver, *output.options,
+            node(path, driver), output.path]
+    # Tables of the target and a compressed format's overhead take more than
+    # the disk has, but never so much.
+    limits = confinement.Limits(_decoding_seconds(path, virtual_size),
+                                file_size=virtual_size * 5 // 4 + (64 << 20))
+    with _running(argv, limits, cancel, readable=[path],
+                  writable=[output.path]) as process:
+        assert process.stdout and process.stderr    # noqa: S101
+        # "(12.34/100%)" and a carriage return, which ends a line here.
+        for line in process.stdout:
+            if '/100%' in line:
+                advance(float(line.strip(' (').partition('/')[0]))
+        err = process.stderr.read().strip()
+        process.wait()
+    _check_started(process.returncode, err)
+    if process.returncode:
+        LOG.warning('qemu-img convert failed with %s: %s', process.returncode,
+                    err)
+        raise _failure(process.returncode, err, output)
+
+
+def _failure(status: int, err: str, output: Output
+             ) -> errors.ConversionError:
+    room = os.statvfs(os.path.dirname(output.path)).f_bavail
+    # Some formats have a word of their own for a disk that is full.
+    if 'No space left' in err or 'quota exceeded' in err or not room:
+        return errors.StagingFull(
+            'The node that converts the image has no room for the result.')
+    if status < 0:
+        return errors.SourceFailed(STOPPED)
+    if 'too large' in err:
+        return errors.TooLarge(
+            'The image is too large for the format that this cloud converts '
+            'images to.')
+    return errors.DamagedImage(
+        'The image is damaged: its content can not be decoded.')
 
 
 class NbdServer:
@@ -205,16 +230,17 @@ class NbdServer:
 
         :param driver: qemu's name of the image's format
         :param connections: how many clients it serves at once
-        :param virtual_size: in bytes; allows a CPU second for each 64 MiB
+        :param virtual_size: in bytes
         """
         with _listener() as (listener, address):
             self.sockets = [_connect(address) for _ in range(connections)]
         argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
                 node(path, driver)]
         with listener:
-            self._process = _launch(
-                argv, _cpu_seconds(path) + virtual_size // (64 << 20),
-                stdin=listener, stdout=subprocess.DEVNULL,
+            self._process = confinement.start(
+                argv, confinement.Limits(_decoding_seconds(path,
+                                                           virtual_size)),
+                readable=[path], stdin=listener, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE)
 
     @property
@@ -233,8 +259,8 @@ class NbdServer:
     def why_unusable(self) -> errors.ConversionError:
         """The error for a server that does not even begin to serve."""
         status = self.status()
-        if status in _NOT_STARTED:
-            return errors.Misconfigured(_MISSING)
+        if status == launcher.NOT_STARTED:
+            return errors.Misconfigured(confinement.MISSING)
         if status is None or status < 0:
             return errors.SourceFailed(STOPPED)
         return errors.DamagedImage('The image can not be opened: '

@@ -15,12 +15,14 @@
 Glance records an adopted image after our task has ended, and may fail at it
 without a word to us. So a thread waits for the end of the import: what Glance
 recorded loses our mark, what it did not is removed. Then deferred digests are
-computed.
+computed. Last, the task gets our message back: Glance's own upload puts
+"Copied N MiB" over it.
 """
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -122,6 +124,15 @@ def compute_digests(image_id: str,
             return
 
 
+@database.patient
+def restore_message(task_id: str, message: str) -> None:
+    """Tell the owner of an image again what became of it."""
+    db: Any = glance_db.get_api()
+    context = glance_context.get_admin_context()
+    if db.task_get(context, task_id)['message'] != message:
+        db.task_update(context, task_id, {'message': message})
+
+
 def without_digests() -> Iterator[str]:
     """Ids of active images in our stores whose digests are pending."""
     db: Any = glance_db.get_api()
@@ -149,18 +160,23 @@ class Settlement:
 
     def __init__(self, image_id: str, task_id: str,
                  targets: Mapping[str, stores.AdoptingStore],
-                 stand_in: placeholder.Placeholder,
-                 deferred: conversion.Wanted | None) -> None:
+                 message: str,
+                 handed_on: str | None = None,
+                 claim: placeholder.Placeholder | None = None,
+                 deferred: conversion.Wanted | None = None) -> None:
         """Describe it.
 
-        :param stand_in: its lock says that the import lives; removed at the
-            end if Glance has not
+        :param message: what the task of a successful import ends with
+        :param handed_on: what Glance stores, and removes from staging
+        :param claim: its lock says that the import lives; removed with that
         :param deferred: digests that are still to be computed
         """
         self._image_id = image_id
         self._task_id = task_id
         self._targets = targets
-        self._stand_in = stand_in
+        self._message = message
+        self._handed_on = handed_on
+        self._claim = claim
         self._deferred = deferred
 
     def start(self) -> None:
@@ -170,20 +186,41 @@ class Settlement:
     def _run(self) -> None:
         try:
             while not (status := self._ended()):
-                time.sleep(_POLL_SECONDS)
+                self._wait()
             ledger.forget(self._task_id)
             if status == 'success' and not recorded_stores(self._image_id):
                 # Deleted since, or read from a replica that lags behind.
                 time.sleep(_REPLICA_SECONDS)
             settled = settle(self._image_id, self._task_id, self._targets)
+            if status == 'success':
+                self._restore_message()
         except Exception:
             LOG.exception('Image %s is not settled; the clean-up will do it',
                           self._image_id)
             settled = []
         finally:
-            self._stand_in.remove()
+            self._give_up_claim()
         if settled and self._deferred:
             self._defer(settled, self._deferred)
+
+    def _wait(self) -> None:
+        for _ in range(10):
+            time.sleep(_POLL_SECONDS / 10)
+            # Nothing is left in staging once Glance has what it wanted.
+            if self._handed_on and not os.path.exists(self._handed_on):
+                self._give_up_claim()
+
+    def _give_up_claim(self) -> None:
+        if self._claim:
+            self._claim.remove()
+
+    def _restore_message(self) -> None:
+        try:
+            restore_message(self._task_id, self._message)
+        # Words only; what is stored matters more.
+        except Exception:
+            LOG.warning('Task %s lost its message', self._task_id,
+                        exc_info=True)
 
     def _defer(self, settled: list[str], wanted: conversion.Wanted) -> None:
         try:

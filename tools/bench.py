@@ -50,7 +50,7 @@ def options():
                         'what takes minutes: stock, and inline in (c)')
     parser.add_argument('--stock-c', action='store_true',
                         help='stock in (c) too: many minutes')
-    parser.add_argument('--cases', default='a,b,c', help='of a, b, c and d; '
+    parser.add_argument('--cases', default='a,b,c', help='of a to f; '
                         'empty for none')
     parser.add_argument('--latency', action='store_true',
                         help='(a) with 5 ms of latency at the OSD')
@@ -70,7 +70,7 @@ def options():
     chosen = parser.parse_args()
     chosen.cases = [key for key in chosen.cases.split(',') if key]
     if not set(chosen.cases) <= cases.TITLES.keys():
-        parser.error('there are cases a, b, c and d')
+        parser.error('there are cases a to f')
     if chosen.root.exists() and chosen.root != DEFAULT_ROOT:
         parser.error(f'{chosen.root} exists')
     return chosen

@@ -16,7 +16,16 @@ A sink writes one image into one place. Its calls come in this order:
 ``create``, any number of ``write`` and ``zero``, then ``seal`` or ``abort``.
 """
 
+from typing import NamedTuple
 from typing import Protocol
+
+
+class Owner(NamedTuple):
+    """Who writes an image that is not yet Glance's."""
+
+    image_id: str
+    task_id: str
+    host: str = ''      # for people; nothing is decided by it
 
 
 class Sink(Protocol):

@@ -22,6 +22,7 @@ import rbd
 from glance_conversion_plugins import ceph
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
+from glance_conversion_plugins import sinks
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class RbdSink:
     Glance has recorded it, it carries a mark.
     """
 
-    def __init__(self, place: ceph.Place, owner: ceph.Owner, *, order: int,
+    def __init__(self, place: ceph.Place, owner: sinks.Owner, *, order: int,
                  zero_block_size: int) -> None:
         """Describe the image; nothing is made yet.
 

@@ -57,6 +57,9 @@ class NbdSource:
             handles = [self._handshake(s) for s in self._server.sockets]
             self._describe: Any = handles.pop()
             self.size: int = self._describe.get_size()
+            # Some formats are served in sectors only.
+            self._grain: int = max(1, self._describe.get_block_size(
+                nbd.SIZE_MINIMUM))
         except nbd.Error as e:
             LOG.warning('qemu-nbd does not serve the image: %s', e)
             why = self._server.why_unusable()
@@ -113,8 +116,11 @@ class NbdSource:
         # Not aio_pread(): libnbd 1.14 never lets go of the buffers it is
         # given, which adds up to the size of the image. Copying out of what
         # pread() returns costs a tenth of a millisecond.
+        start = offset // self._grain * self._grain
+        end = -(-(offset + len(view)) // self._grain) * self._grain
         try:
-            view[:] = handle.pread(len(view), offset)
+            data = memoryview(handle.pread(end - start, start))
+            view[:] = data[offset - start:offset - start + len(view)]
         except nbd.Error as e:
             raise self._failure(e.errnum, offset, str(e)) from e
 

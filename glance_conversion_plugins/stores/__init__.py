@@ -13,12 +13,12 @@
 """Store drivers that adopt what an import task wrote into them."""
 
 from collections.abc import Iterable
+from typing import Any
 from typing import Protocol
 
 import glance_store
 from oslo_config import cfg
 
-from glance_conversion_plugins import ceph
 from glance_conversion_plugins import sinks
 from glance_conversion_plugins import sources
 
@@ -28,14 +28,16 @@ CONF = cfg.CONF
 class AdoptingStore(Protocol):
     """What our tasks need of a store driver of ours."""
 
+    kind: str   # of the entry point
+
     def sink(self, image_id: str, task_id: str) -> sinks.Sink:
         """Where to write a raw image, so that ``add()`` can adopt it."""
 
     def source(self, image_id: str) -> sources.Source:
         """Read back what is stored for an image."""
 
-    def uri(self, image_id: str) -> str:
-        """The location that Glance records for an image."""
+    def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
+        """The URL and the metadata that Glance records for an image."""
 
     def hand_over(self, image_id: str, task_id: str) -> None:
         """Glance has recorded the image: take our mark off."""
@@ -46,8 +48,21 @@ class AdoptingStore(Protocol):
     def evict(self, image_id: str, task_id: str) -> None:
         """Do that, and shut out a writer that may not be dead."""
 
-    def leftovers(self) -> Iterable[ceph.Owner]:
+    def leftovers(self) -> Iterable[sinks.Owner]:
         """Everything of ours in the store that bears our mark."""
+
+
+def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str
+                  ) -> None:
+    """Let Glance see a type of store that it knows how to describe.
+
+    ``GET /v2/info/stores/detail`` fails for types that Glance does not know.
+    glance_store keeps the real type in its own map.
+    """
+    backends = dict(conf.enabled_backends or {})
+    if backends.get(store_id) == ours:
+        backends[store_id] = stock
+        conf.set_override('enabled_backends', backends)
 
 
 def adopting(store_id: str | None) -> AdoptingStore | None:

@@ -24,8 +24,10 @@ from oslo_config import cfg
 
 from glance_conversion_plugins import ceph
 from glance_conversion_plugins import config
+from glance_conversion_plugins import sinks
 from glance_conversion_plugins.sinks import rbd as rbd_sink
 from glance_conversion_plugins.sources import rbd as rbd_source
+from glance_conversion_plugins import stores
 from glance_conversion_plugins.stores import guard
 
 LOG = logging.getLogger(__name__)
@@ -47,26 +49,17 @@ class Store(stock.Store):
     collide in deployments that only have this package installed.
     """
 
+    kind = 'sparse_rbd'
+
     def get_schemes(self) -> tuple[str, ...]:
         # The second is the entry point's name: Glance does not start unless
         # a scheme of that name exists.
-        return ('rbd', 'sparse_rbd')
+        return ('rbd', self.kind)
 
     def configure(self, re_raise_bsc: bool = False) -> None:
         config.register_opts(self.conf)
-        self._pose_as_stock()
+        stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'rbd')
         super().configure(re_raise_bsc=re_raise_bsc)
-
-    def _pose_as_stock(self) -> None:
-        """Let Glance see the type that it knows how to describe.
-
-        ``GET /v2/info/stores/detail`` fails for types that Glance does not
-        know. glance_store keeps the real type in its own map.
-        """
-        backends = dict(self.conf.enabled_backends or {})
-        if backends.get(self.backend_group) == 'sparse_rbd':
-            backends[self.backend_group] = 'rbd'
-            self.conf.set_override('enabled_backends', backends)
 
     @driver.back_compat_add
     @capabilities.check
@@ -101,7 +94,7 @@ class Store(stock.Store):
             timeout=timeout if timeout >= 0 else _TIMEOUT)
 
     def sink(self, image_id: str, task_id: str) -> rbd_sink.RbdSink:
-        owner = ceph.Owner(image_id, task_id, socket.gethostname())
+        owner = sinks.Owner(image_id, task_id, socket.gethostname())
         return rbd_sink.RbdSink(
             self._place, owner,
             order=int(math.log(self.WRITE_CHUNKSIZE, 2)),
@@ -110,12 +103,12 @@ class Store(stock.Store):
     def source(self, image_id: str) -> rbd_source.RbdSource:
         return rbd_source.RbdSource(self._place, image_id)
 
-    def uri(self, image_id: str) -> str:
+    def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         with ceph.connect(self._desk) as (cluster, _):
             location = StoreLocation({
                 'fsid': cluster.get_fsid(), 'pool': self.pool,
                 'image': image_id, 'snapshot': ceph.SNAPSHOT}, self.conf)
-        return str(location.get_uri())
+        return str(location.get_uri()), {'store': self.backend_group}
 
     def hand_over(self, image_id: str, task_id: str) -> None:
         with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
@@ -130,6 +123,6 @@ class Store(stock.Store):
             ceph.fence(cluster, ioctx, ceph.partial_name(image_id, task_id))
             ceph.discard(ioctx, image_id, task_id)
 
-    def leftovers(self) -> list[ceph.Owner]:
+    def leftovers(self) -> list[sinks.Owner]:
         with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
             return list(ceph.leftovers(ioctx))

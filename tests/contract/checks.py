@@ -117,7 +117,9 @@ def source_zeros_are_zeros(open_source: OpenSource, expected: bytes) -> None:
         assert sum(e.length for e in found) >= 40 * images.BLOCK
         for part in found:
             assert not any(expected[part.start:part.end]), part
-            assert not any(read(source, part.start, part.length)), part
+            # NBD takes requests of up to 32 MiB.
+            length = min(part.length, 16 << 20)
+            assert not any(read(source, part.start, length)), part
     finally:
         source.close()
 

@@ -14,20 +14,26 @@
 """Every sink, held to the contract in sinks/__init__.py."""
 
 import hashlib
+import itertools
 
 import pytest
 
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import pipeline
+from glance_conversion_plugins.sinks import bounded
 from glance_conversion_plugins.sinks import discard
 from glance_conversion_plugins.sinks import fanout
+from glance_conversion_plugins.sinks import file as file_sink
 from glance_conversion_plugins.sources import file as file_source
 from tests.contract import checks
 from tests.contract import images
 from tests.contract import memory
 
 
-def _alone():
+IMAGE = '11111111-2222-3333-4444-555555555555'
+
+
+def _alone(folder):
     place = {}
     return lambda: memory.MemorySink(place, 'a'), lambda: place.get('a')
 
@@ -46,18 +52,62 @@ def _fanned_out(all_must_succeed):
     return open_sink, read_back
 
 
+def _bounded(folder):
+    """A limit that is not reached."""
+    open_sink, read_back = _file(folder)
+    return lambda: bounded.Bounded(open_sink(), 1 << 40), read_back
+
+
+def _file(folder):
+    """Each attempt is a task of its own."""
+    tasks = itertools.count()
+    path = folder / IMAGE
+
+    def open_sink():
+        return file_sink.FileSink(
+            lambda size: file_sink.Place(str(folder)), IMAGE,
+            f'{next(tasks):08x}', zero_block_size=images.BLOCK)
+
+    return open_sink, lambda: path.read_bytes() if path.exists() else None
+
+
+def _fanned_out_files(folder, all_must_succeed):
+    folders = {name: folder / name for name in 'ab'}
+    for each in folders.values():
+        each.mkdir()
+    files = {name: _file(each) for name, each in folders.items()}
+
+    def open_sink():
+        return fanout.FanOut(
+            {name: open_() for name, (open_, _) in files.items()},
+            all_must_succeed)
+
+    def read_back():
+        one, two = [read() for _, read in files.values()]
+        assert one == two
+        return one
+
+    return open_sink, read_back
+
+
 PLACES = {
     'memory': _alone,
-    'fan-out-all': lambda: _fanned_out(True),
-    'fan-out-any': lambda: _fanned_out(False),
+    'fan-out-all': lambda _: _fanned_out(True),
+    'fan-out-any': lambda _: _fanned_out(False),
+    'file': _file,
+    'file-bounded': _bounded,
+    'files-fan-out-all': lambda folder: _fanned_out_files(folder, True),
+    'files-fan-out-any': lambda folder: _fanned_out_files(folder, False),
 }
 
 
 @pytest.mark.parametrize('place', PLACES)
 @pytest.mark.parametrize('check', checks.SINK_CHECKS, ids=checks.name)
-def test_sink(check, place):
-    open_sink, read_back = PLACES[place]()
+def test_sink(check, place, tmp_path):
+    open_sink, read_back = PLACES[place](tmp_path)
     check(open_sink, read_back)
+    # No check leaves a sealed image, so nothing at all is left.
+    assert not [f for f in tmp_path.rglob('*') if f.is_file()]
 
 
 def test_discard_sink_lets_consumers_see_every_byte(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 
 from glance_conversion_plugins.sources import file as file_source
 from glance_conversion_plugins.sources import nbd as nbd_source
+from glance_conversion_plugins.sources import vhdx as vhdx_source
 from tests.contract import checks
 from tests.contract import images
 
@@ -32,21 +33,37 @@ def _nbd(folder, connections, driver='qcow2', make=images.qcow2):
         path, driver, len(checks.EXPECTED), connections)
 
 
+# The smallest block of a vhdx is larger than that of the pattern.
+SCALED = images.content(checks.PATTERN, 1 << 20)
+
+
+def _vhdx(folder):
+    raw, path = folder / 'disk.raw', folder / 'disk.vhdx'
+    images.raw(raw, checks.PATTERN, 1 << 20)
+    images.run('qemu-img', 'convert', '-f', 'raw', '-O', 'vhdx', '-o',
+               'block_size=1M', raw, path)
+    return lambda: vhdx_source.VhdxSource(str(path), len(SCALED))
+
+
 FACTORIES = {
     'file': _file,
     'qcow2': lambda folder: _nbd(folder, 4),
     'qcow2-1-connection': lambda folder: _nbd(folder, 1),
     'qcow2-compressed': lambda folder: _nbd(folder, 4,
                                             make=images.compressed),
+    'vhdx': _vhdx,
     'raw-over-nbd': lambda folder: _nbd(folder, 4, 'raw', images.raw),
 }
 
 
 @pytest.fixture(scope='module', params=FACTORIES)
-def open_source(request, tmp_path_factory):
-    return FACTORIES[request.param](tmp_path_factory.mktemp('source'))
+def source(request, tmp_path_factory):
+    """What opens a source, and what is in it."""
+    folder = tmp_path_factory.mktemp('source')
+    expected = SCALED if request.param == 'vhdx' else checks.EXPECTED
+    return FACTORIES[request.param](folder), expected
 
 
 @pytest.mark.parametrize('check', checks.SOURCE_CHECKS, ids=checks.name)
-def test_source(check, open_source):
-    check(open_source, checks.EXPECTED)
+def test_source(check, source):
+    check(*source)

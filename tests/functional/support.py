@@ -85,6 +85,8 @@ class Service:
     def configure(self, **sections):
         """Restart with other options, if Glance does not have them."""
         if getattr(self.cloud, 'sections', None) != sections:
+            # It would take its time to end, and has nothing left to do.
+            self.cloud.glance.kill()
             self.cloud.glance.reconfigure(sections)
             self.cloud.sections = sections
         self._configured = True
@@ -104,14 +106,6 @@ class Service:
         return image['id']
 
     def stage(self, image_id, path):
-        """Upload; once more if SQLite was busy, which Glance answers with 500.
-        """
-        for _ in range(3):
-            with contextlib.suppress(ConnectionError, AssertionError):
-                return self._stage(image_id, path)
-        return self._stage(image_id, path)
-
-    def _stage(self, image_id, path):
         with open(path, 'rb') as f:
             self.api('PUT', f'/v2/images/{image_id}/stage', data=f, headers={
                 'Content-Type': 'application/octet-stream',
@@ -127,16 +121,17 @@ class Service:
               all_must=True, **props):
         """Create, stage and start to import; returns the image's id.
 
-        Glance saves a task's first step without patience: if SQLite is busy
-        just then, the task stays pending for ever, and another image is
-        taken for the test.
+        Glance writes some of what it records without patience. If SQLite is
+        busy just then, an upload is answered with 500, or a task stays
+        pending for ever; then another image is taken for the test.
         """
-        for _ in range(3):
+        for _ in range(4):
             image_id = self.create(disk_format, **props)
-            self.stage(image_id, path)
-            self.start_import(image_id, stores, all_must)
-            if self._is_picked_up(image_id):
-                return image_id
+            with contextlib.suppress(ConnectionError, AssertionError):
+                self.stage(image_id, path)
+                self.start_import(image_id, stores, all_must)
+                if self._is_picked_up(image_id):
+                    return image_id
             self.delete(image_id)
             (self.cloud.glance.staging / image_id).unlink(missing_ok=True)
         raise AssertionError('Glance does not begin any import')
@@ -178,6 +173,8 @@ class Service:
         """Wait until our mark is off, which is shortly after the end."""
         for pool in self.cloud.ceph.pools:
             wait_for(lambda p=pool: not self.marked(p, image_id), 20)
+        wait_for(lambda: not [name for name in os.listdir(
+            self.cloud.glance.dir / 'files') if name.startswith('.')], 20)
 
     def show(self, image_id):
         return self.api('GET', f'/v2/images/{image_id}')
@@ -185,6 +182,11 @@ class Service:
     def task(self, image_id):
         tasks = self.api('GET', f'/v2/images/{image_id}/tasks')['tasks']
         return max(tasks, key=lambda task: task['created_at'])
+
+    def wait_message(self, image_id, words):
+        """Wait for words in what the task says last."""
+        wait_for(lambda: words in self.message(image_id), 20,
+                 what=lambda: self.message(image_id))
 
     def message(self, image_id):
         return self.task(image_id)['message']
@@ -236,6 +238,8 @@ class Service:
             left = {pool: self.stored(pool) for pool in
                     self.cloud.ceph.pools}
             left['staging'] = self.staged()
+            for folder in ('files', 'images'):
+                left[folder] = os.listdir(self.cloud.glance.dir / folder)
             left['processes'] = self.qemu_processes()
             return {kind: things for kind, things in left.items() if things}
         deadline = time.monotonic() + 20
@@ -252,8 +256,9 @@ class Service:
                 self.rbd('-p', pool, 'snap', 'purge', name, check=False)
                 self.rbd('-p', pool, 'rm', '--no-progress', name,
                          check=False)
-        for name in self.staged():
-            (self.cloud.glance.staging / name).unlink()
+        for folder in ('staging', 'files', 'images'):
+            for path in (self.cloud.glance.dir / folder).iterdir():
+                path.unlink()
 
     def manage(self, *args):
         """Run glance-conversion-manage on this Glance's configuration."""

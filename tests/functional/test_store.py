@@ -19,6 +19,7 @@ import pytest
 
 from glance_conversion_plugins import ceph
 from glance_conversion_plugins import placeholder
+from glance_conversion_plugins import sinks
 from glance_conversion_plugins.sinks import fanout
 from glance_conversion_plugins.sinks import rbd as rbd_sink
 from glance_conversion_plugins.sources import rbd as rbd_source
@@ -84,8 +85,15 @@ def test_copy_image_between_stores(glance, images):
     assert glance.content(image['id'], 'images2') == support.digests(raw)
 
 
-@pytest.mark.parametrize('stores', [('local',), ('ceph', 'local')])
-def test_other_stores_get_the_image_as_it_is(glance, images, stores):
+ALONE = {'image_import_opts': {
+    'image_import_plugins': "['rbd_direct_convert']"}}
+
+
+@pytest.mark.parametrize('stores', [('local',), ('ceph', 'local'),
+                                    ('ceph', 'files')])
+def test_the_direct_plugin_leaves_other_stores_alone(glance, configure,
+                                                     images, stores):
+    configure(**ALONE)
     qcow2, _ = images.qcow2('as-it-is')
     image = glance.imported(qcow2, stores=stores)
     assert image['disk_format'] == 'qcow2'
@@ -95,31 +103,16 @@ def test_other_stores_get_the_image_as_it_is(glance, images, stores):
 @pytest.mark.parametrize('section, option, value', [
     ('image_conversion', 'output_format', 'qcow2'),
     ('conversion', 'output_format', 'qcow2')])
-def test_other_output_formats_are_left_to_others(glance, configure, images,
-                                                 section, option, value):
-    configure(**{section: {option: value}})
+def test_the_direct_plugin_leaves_other_formats_alone(
+        glance, configure, images, section, option, value):
+    configure(**ALONE, **{section: {option: value}})
     qcow2, _ = images.qcow2('stays')
     image = glance.imported(qcow2)
     assert image['disk_format'] == 'qcow2'
     assert image['os_hash_value'] == support.digests(qcow2)[1]
 
 
-def test_iso_is_kept(glance, images):
-    iso = images.folder / 'disk.iso'
-    with open(iso, 'wb') as f:
-        f.truncate(MIB)
-        f.seek(0x8000)
-        f.write(b'\x01CD001\x01' + bytes(2000))
-        f.seek(0x8000 + 80)
-        f.write((512).to_bytes(4, 'little') + (512).to_bytes(4, 'big'))
-        f.seek(0x8000 + 128)
-        f.write((2048).to_bytes(2, 'little') + (2048).to_bytes(2, 'big'))
-    image = glance.imported(iso, 'iso')
-    assert image['disk_format'] == 'iso'
-    assert image['os_hash_value'] == support.digests(iso)[1]
-
-
-PLACES = {'owner': ceph.Owner('11111111-2222-3333-4444-555555555555',
+PLACES = {'owner': sinks.Owner('11111111-2222-3333-4444-555555555555',
                               '22222222-2222-3333-4444-555555555555', 'h')}
 
 

@@ -15,6 +15,7 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins import inspection
 
 
 @pytest.fixture
@@ -68,7 +69,11 @@ def test_size_from_a_file(load):
 @pytest.mark.parametrize(('group', 'name', 'value'), [
     ('conversion', 'max_virtual_size', 'much'),
     ('conversion', 'max_virtual_size', '0'),
-    ('conversion', 'output_format', 'vhd'),
+    ('conversion', 'output_format', 'iso'),
+    ('conversion', 'output_format', 'vpc'),
+    ('conversion', 'max_expansion', '-1'),
+    ('conversion', 'max_expansion', '200x'),
+    ('conversion', 'qcow2_compression', 'lzma'),
     ('conversion', 'digests', 'none'),
     ('conversion', 'legacy_checksum', 'maybe'),
     ('conversion', 'max_concurrent', '0'),
@@ -88,8 +93,26 @@ def test_defaults(load):
     assert conf.conversion.digests == 'inline'
     assert conf.conversion.legacy_checksum is True
     assert conf.conversion.max_virtual_size is None
+    assert conf.conversion.max_expansion == 200
+    assert conf.conversion.qcow2_compression == 'none'
     assert conf.conversion.max_concurrent == 2
     assert conf.sparse_store.zero_block_size == 64 * 1024
+
+
+@pytest.mark.parametrize('name', inspection.DRIVERS)
+def test_output_may_be_whatever_is_decoded(load, name):
+    conf = load(f'[conversion]\noutput_format = {name}\n')
+    assert conf.conversion.output_format == name
+
+
+@pytest.mark.parametrize(('name', 'value', 'expected'), [
+    ('max_expansion', '0', 0), ('max_expansion', '5000', 5000),
+    ('qcow2_compression', 'none', 'none'),
+    ('qcow2_compression', 'zlib', 'zlib'),
+    ('qcow2_compression', 'zstd', 'zstd')])
+def test_values(load, name, value, expected):
+    conf = load(f'[conversion]\n{name} = {value}\n')
+    assert conf.conversion[name] == expected
 
 
 def test_registering_twice_is_harmless(load):
@@ -103,7 +126,7 @@ def test_all_options_are_listed_with_help():
     assert set(listed) == {'conversion', 'sparse_store'}
     assert {o.name for o in listed['conversion']} == {
         'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
-        'max_concurrent'}
+        'max_expansion', 'qcow2_compression', 'max_concurrent'}
     assert {o.name for o in listed['sparse_store']} == {'zero_block_size'}
     for opts in listed.values():
         assert not [o.name for o in opts if len(o.help.strip()) < 40]

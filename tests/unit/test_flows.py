@@ -12,9 +12,13 @@
 
 """The wiring: what Glance passes in, and what it gets."""
 
+import inspect
+
+from glance.async_.flows import api_image_import
 from oslo_config import cfg
 import pytest
 
+from glance_conversion_plugins import choice
 from glance_conversion_plugins import flows
 from glance_conversion_plugins import importing
 from glance_conversion_plugins import tasks
@@ -26,77 +30,139 @@ KWARGS = {
     'import_req': {'method': {'name': 'glance-direct'}},
 }
 
+PLUGINS = {flows.convert_image: tasks.ConvertImage,
+           flows.rbd_direct_convert: tasks.RbdDirectConvert}
 
-def test_takes_a_file_and_hands_one_on():
-    flow = flows.rbd_direct_convert(**KWARGS)
+
+@pytest.fixture(params=PLUGINS, ids=lambda plugin: plugin.__name__)
+def plugin(request):
+    return request.param
+
+
+def test_takes_a_file_and_hands_one_on(plugin):
+    flow = plugin(**KWARGS)
     assert flow.requires == {'file_path'}
     assert flow.provides == {'file_path'}
 
 
-def test_name_is_unique_to_the_import():
+def test_runs_the_task_of_the_plugin(plugin):
+    task, = plugin(**KWARGS)
+    assert type(task) is PLUGINS[plugin]
+
+
+def test_name_is_unique_to_the_import_and_the_plugin():
+    """Both may be in one deployment's list, and so in one flow."""
     names = set()
-    for task_id in ('one', 'two'):
-        flow = flows.rbd_direct_convert(**KWARGS | {'task_id': task_id})
-        names |= {task.name for task in flow}
-    assert len(names) == 2
+    for plugin in PLUGINS:
+        for task_id in ('one', 'two'):
+            names |= {t.name for t in plugin(**KWARGS | {'task_id': task_id})}
+    assert len(names) == 4
 
 
 @pytest.mark.parametrize('request_, expected', [
     ({}, True), ({'all_stores_must_succeed': False}, False)])
-def test_all_stores_must_succeed_unless_said_otherwise(request_, expected):
-    flow = flows.rbd_direct_convert(**KWARGS | {'import_req': request_})
-    task, = flow
+def test_all_stores_must_succeed_unless_said_otherwise(plugin, request_,
+                                                       expected):
+    task, = plugin(**KWARGS | {'import_req': request_})
     assert task._this.all_stores_must_succeed is expected
 
 
-def test_single_store_deployments_have_no_backends():
-    task, = flows.rbd_direct_convert(**KWARGS | {'backend': None})
+def test_single_store_deployments_have_no_backends(plugin):
+    task, = plugin(**KWARGS | {'backend': None})
     assert task._this.stores == []
 
 
+def test_glance_passes_what_is_needed():
+    """All of our keys are what stock Glance gives to plugins."""
+    text = inspect.getsource(api_image_import.get_flow)
+    for name in KWARGS:
+        assert f"'{name}'" in text, name
+
+
+# When rbd_direct_convert steps aside
+
 @pytest.fixture
-def raw(tmp_path):
-    path = tmp_path / 'disk'
-    path.write_bytes(bytes(4096))
-    return str(path)
+def path(tmp_path):
+    found = tmp_path / 'disk'
+    found.write_bytes(bytes(4096))
+    return str(found)
 
 
-OURS = {'ceph': object()}
+def _choose(plugin, facts, path, kinds):
+    task, = plugin(**KWARGS)
+    return task._choose(importing.Facts(*facts), path, kinds)
 
 
-@pytest.mark.parametrize('facts, targets, why', [
-    (('qcow2', 'bare', {}), OURS, None),
-    (('raw', 'bare', {}), OURS, None),
-    (('qcow2', 'bare', {}), OURS | {'local': None}, 'not every target store'),
-    (('vmdk', 'bare', {}), OURS, 'disk format is vmdk'),
-    (('iso', 'bare', {}), OURS, 'disk format is iso'),
-    (('qcow2', 'ovf', {}), OURS, 'container format is ovf'),
-    (('qcow2', 'bare', {'img_signature_hash_method': 'SHA-256'}), OURS,
-     'properties img_signature'),
-    (('qcow2', 'bare', {'os_encrypt_format': 'LUKSv1'}), OURS,
-     'properties os_encrypt'),
+RBD = {'ceph': 'sparse_rbd'}
+FILE = {'local': 'sparse_file'}
+QCOW2 = ('qcow2', 'bare', {})
+
+
+@pytest.mark.parametrize('facts, kinds, why', [
+    (QCOW2, RBD, None),
+    (('raw', 'bare', {}), RBD, None),
+    (('vmdk', 'bare', {}), RBD, None),
+    (QCOW2, RBD | {'second': 'sparse_rbd'}, None),
+    (QCOW2, RBD | {'local': None}, 'directly into its stores'),
+    (QCOW2, {'local': None}, 'directly into its stores'),
+    (QCOW2, {}, 'directly into its stores'),
+    (QCOW2, FILE, 'not every target store'),
+    (QCOW2, RBD | FILE, 'not every target store'),
+    (('iso', 'bare', {}), RBD, 'disk format is iso'),
+    (('qcow2', 'ovf', {}), RBD, 'container format is ovf'),
+    (('qcow2', 'bare', {'img_signature_hash_method': 'SHA-256'}), RBD,
+     'is signed'),
+    (('qcow2', 'bare', {'os_encrypt_format': 'LUKSv1'}), RBD,
+     'is encrypted'),
 ])
-def test_when_it_steps_aside(raw, facts, targets, why):
-    found = tasks._step_aside(importing.Facts(*facts), targets, raw)
-    assert (found is None) if why is None else (why in found)
+def test_when_it_steps_aside(path, facts, kinds, why):
+    found = _choose(flows.rbd_direct_convert, facts, path, kinds)
+    if why is None:
+        assert found == choice.Choice(choice.Road.DIRECT)
+    else:
+        assert found.road is choice.Road.KEEP
+        assert why in found.reason
+
+
+@pytest.mark.parametrize('kinds', [RBD | FILE, FILE, {'local': None}, {}])
+def test_it_does_not_tell_the_owner_of_stores(path, kinds):
+    assert not _choose(flows.rbd_direct_convert, QCOW2, path,
+                       kinds).concerns_owner
 
 
 def test_raw_that_is_smaller_than_a_placeholder(tmp_path):
     path = tmp_path / 'disk'
     path.write_bytes(bytes(4095))
-    facts = importing.Facts('raw', 'bare', {})
-    assert 'smaller' in tasks._step_aside(facts, OURS, str(path))
+    found = _choose(flows.rbd_direct_convert, ('raw', 'bare', {}), str(path),
+                    RBD)
+    assert found.road is choice.Road.KEEP
 
 
-@pytest.mark.parametrize('ours, stock, expected', [
-    (None, 'raw', 'raw'), (None, 'qcow2', 'qcow2'), ('raw', 'qcow2', 'raw')])
-def test_output_format_is_that_of_stock_unless_ours_is_set(ours, stock,
-                                                           expected):
+@pytest.mark.parametrize('kinds, road', [
+    (RBD, choice.Road.DIRECT), (RBD | FILE, choice.Road.DIRECT),
+    (FILE, choice.Road.DIRECT), (RBD | {'s': None}, choice.Road.STAGE),
+    ({'s': None}, choice.Road.STAGE), ({}, choice.Road.STAGE)])
+def test_convert_image_takes_every_road(path, kinds, road):
+    assert _choose(flows.convert_image, QCOW2, path,
+                   kinds) == choice.Choice(road)
+
+
+@pytest.mark.parametrize('plugin_, road', [
+    (flows.convert_image, choice.Road.STAGE),
+    (flows.rbd_direct_convert, choice.Road.KEEP)])
+def test_the_output_format_counts(path, plugin_, road):
     conf = cfg.CONF
-    conf.set_override('output_format', stock, group='image_conversion')
-    conf.set_override('output_format', ours, group='conversion')
+    conf.set_override('output_format', 'qcow2', group='conversion')
     try:
-        assert tasks.target_format() == expected
+        assert _choose(plugin_, ('raw', 'bare', {}), path, RBD).road is road
     finally:
-        conf.clear_override('output_format', group='image_conversion')
         conf.clear_override('output_format', group='conversion')
+
+
+def test_what_the_first_plugin_has_converted_the_second_keeps(path, tmp_path):
+    """Both are in the list of plugins, in whatever order."""
+    (tmp_path / 'image.converted').write_bytes(bytes(4096))
+    for plugin_ in PLUGINS:
+        found = _choose(plugin_, ('raw', 'bare', {}),
+                        str(tmp_path / 'image.converted'), RBD)
+        assert found.road is choice.Road.KEEP

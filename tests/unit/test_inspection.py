@@ -18,12 +18,13 @@ import subprocess
 
 import pytest
 
+from glance_conversion_plugins import detection
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import inspection
 from glance_conversion_plugins.sources import nbd as nbd_source
 from tests.contract import images
 
-POLICY = inspection.Policy(max_virtual_size=1 << 30)
+POLICY = detection.Policy(max_virtual_size=1 << 30)
 PATTERN = 'A-0BCD--'
 
 
@@ -269,7 +270,7 @@ def test_size_limit(tmp_path, kind):
     path = _make(tmp_path, kind, '1G')
     assert inspection.inspect(path, kind, POLICY).virtual_size == 1 << 30
     with pytest.raises(errors.TooLarge, match='1.0 GiB'):
-        inspection.inspect(path, kind, inspection.Policy((1 << 30) - 512))
+        inspection.inspect(path, kind, detection.Policy((1 << 30) - 512))
 
 
 def test_gpt_with_further_partitions(tmp_path):
@@ -399,7 +400,7 @@ def test_cut_anywhere(tmp_path, seed):
 
 def _result(content, chunk=1 << 20, policy=POLICY):
     """Show a result to the inspector in chunks."""
-    inspector = inspection.ResultInspector(policy)
+    inspector = detection.ResultInspector(policy)
     for at in range(0, len(content), chunk):
         inspector.update(memoryview(content)[at:at + chunk])
     inspector.finish()
@@ -421,7 +422,7 @@ PLAIN = {
 @pytest.mark.parametrize('chunk', CHUNKS)
 @pytest.mark.parametrize('content', PLAIN.values(), ids=PLAIN)
 def test_ordinary_results_pass(content, chunk):
-    inspector = inspection.ResultInspector(POLICY)
+    inspector = detection.ResultInspector(POLICY)
     for at in range(0, len(content), chunk):
         inspector.update(memoryview(content)[at:at + chunk])
     assert inspector.finish() is None
@@ -433,7 +434,7 @@ TEXT = b'A' * 600 + b'\xfb\xff' * 50_000
 
 @pytest.mark.parametrize('chunk', [64 * 1024, 1 << 20])
 def test_result_that_no_inspector_decides_on(chunk):
-    inspector = inspection.ResultInspector(POLICY)
+    inspector = detection.ResultInspector(POLICY)
     for at in range(0, len(TEXT), chunk):
         inspector.update(memoryview(TEXT)[at:at + chunk])
     with pytest.raises(errors.UnsafeImage):
@@ -449,7 +450,7 @@ def test_file_that_no_inspector_decides_on(tmp_path):
 
 @pytest.mark.parametrize('content', [b'A' * 3000, _gpt(), _mbr()])
 def test_ordinary_results_byte_by_byte(content):
-    inspector = inspection.ResultInspector(POLICY)
+    inspector = detection.ResultInspector(POLICY)
     for at in range(len(content)):
         inspector.update(memoryview(content)[at:at + 1])
     assert inspector.finish() is None
@@ -458,7 +459,7 @@ def test_ordinary_results_byte_by_byte(content):
 @pytest.mark.parametrize('size', [512, 4096, 1 << 20, (1 << 20) + 512,
                                   1 << 40])
 def test_zeros_pass(size):
-    inspector = inspection.ResultInspector(POLICY)
+    inspector = detection.ResultInspector(POLICY)
     inspector.zeros(size)
     assert inspector.finish() is None
 
@@ -490,7 +491,7 @@ def test_result_that_is_another_image_byte_by_byte(hidden, kind):
 
 def test_result_that_hides_an_image_before_zeros(hidden):
     """As the pipeline tells it: data, then the length of a hole."""
-    inspector = inspection.ResultInspector(POLICY)
+    inspector = detection.ResultInspector(POLICY)
     inspector.update(memoryview(hidden['qcow2'][:65536]))
     inspector.zeros(100 << 30)
     with pytest.raises(errors.UnsafeImage, match='qcow2'):
@@ -502,7 +503,7 @@ def test_result_with_a_bad_boot_record():
     with pytest.raises(errors.UnsafeImage):
         _result(content)
     tolerant = POLICY._replace(gpt_safety_checks_nonfatal=['mbr'])
-    inspector = inspection.ResultInspector(tolerant)
+    inspector = detection.ResultInspector(tolerant)
     inspector.update(memoryview(content))
     assert inspector.finish() is None
 

@@ -25,10 +25,13 @@ ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
 
 # Moves bytes; may import nothing of ours but itself.
 DATA_PATH = {
-    'cancel', 'ceph', 'conversion', 'digest', 'errors', 'extent', 'inspection',
-    'pipeline', 'progress', 'qcow2', 'qemu', 'sinks', 'sinks.discard',
-    'sinks.fanout',
+    'cancel', 'ceph', 'confinement', 'conversion', 'detection', 'digest',
+    'errors', 'extent', 'formats', 'formats.binary', 'formats.qcow2',
+    'formats.vdi', 'formats.vhd', 'formats.vhdx', 'formats.vmdk',
+    'inspection', 'launcher', 'pipeline', 'progress', 'qemu', 'sinks',
+    'sinks.bounded', 'sinks.discard', 'sinks.fanout', 'sinks.file',
     'sinks.rbd', 'sources', 'sources.file', 'sources.nbd', 'sources.rbd',
+    'sources.vhdx', 'watchdog',
 }
 FORBIDDEN = {'glance', 'glance_store', 'oslo_config', 'taskflow'}
 
@@ -83,9 +86,9 @@ def test_every_module_of_the_data_path_exists():
     assert set(MODULES) >= DATA_PATH
 
 
-def test_every_source_and_sink_is_in_the_data_path():
+def test_every_format_source_and_sink_is_in_the_data_path():
     assert {m for m in MODULES
-            if m.split('.')[0] in ('sources', 'sinks')} <= DATA_PATH
+            if m.split('.')[0] in ('formats', 'sinks', 'sources')} <= DATA_PATH
 
 
 @pytest.mark.parametrize('name', sorted(DATA_PATH))
@@ -96,10 +99,10 @@ def test_data_path_does_not_reach_up(name):
     assert _ours(tree) <= DATA_PATH
 
 
-def test_only_inspection_calls_the_inspectors_of_oslo():
+def test_only_detection_calls_the_inspectors_of_oslo():
     users = {name for name in MODULES
              if any('format_inspector' in i for i in _imported(_tree(name)))}
-    assert users == {'inspection'}
+    assert users == {'detection'}
 
 
 def _reverts():

@@ -112,6 +112,32 @@ def test_phase_starts_over_and_keeps_what_was_written(progress, time):
     assert progress.written == 10
 
 
+def test_another_program_says_how_far_it_is(progress, time):
+    progress.enter('Converting', 4 << 30)
+    progress.reach(1 << 30, 2 << 20)
+    progress.reach(2 << 30, 3 << 20)
+    time.now += 30
+    assert str(progress) == ('Converting: 50% (2.0 GiB of 4.0 GiB, 3 MiB '
+                             'written), about 30 s left')
+    assert progress.written == 3 << 20
+
+
+def test_position_changes_with_every_step(progress):
+    seen = [progress.position()]
+    for step in (lambda: progress.advance(1), lambda: progress.wrote(1),
+                 lambda: progress.reach(2, 1), lambda: progress.reach(2, 2)):
+        step()
+        seen.append(progress.position())
+    assert seen == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)]
+
+
+def test_position_does_not_change_with_time(progress, time):
+    progress.advance(1)
+    before = progress.position()
+    time.now += 100
+    assert progress.position() == before
+
+
 def test_elapsed_covers_all_phases(progress, time):
     time.now += 7
     progress.enter('Converting', 100)

@@ -11,14 +11,9 @@
 #    under the License.
 
 
-import contextlib
 import gc
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 
 import nbd
 import pytest
@@ -28,6 +23,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins.sources import nbd as nbd_source
 from tests.contract import images
+from tests.unit import processes
 
 PATTERN = 'A0-BCD'
 
@@ -40,109 +36,16 @@ def path(tmp_path):
 @pytest.fixture
 def server(path):
     found = qemu.NbdServer(path, 'qcow2', 1, len(PATTERN) * images.BLOCK)
-    _await_comm(found.pid, 'qemu-nbd')
+    processes.wait_for_comm(found.pid, 'qemu-nbd')
     yield found
     found.close()
 
 
-def _proc(pid, name):
-    try:
-        with open(f'/proc/{pid}/{name}') as f:
-            return f.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return ''
-
-
-def _await(condition, what):
-    """Wait for something that another process does."""
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail(f'waited in vain for {what}')
-
-
-def _await_comm(pid, name):
-    _await(lambda: _proc(pid, 'comm').strip() == name, name)
-
-
-def _is_gone(pid):
-    """Ended; nobody may be there to reap it in a container."""
-    stat = _proc(pid, 'stat')
-    return not stat or stat.rpartition(')')[2].split()[0] == 'Z'
-
-
-def _limits(pid):
-    """{name: soft and hard limit}"""
-    return {line[:26].strip(): line[26:].split()[:2]
-            for line in _proc(pid, 'limits').splitlines()[1:]}
-
-
-def test_limits_of_a_running_server(server):
-    limits = _limits(server.pid)
-    assert limits['Max address space'] == [str(1 << 30)] * 2
-    assert limits['Max core file size'] == ['0', '0']
-    # A minute, and nothing more for so small an image.
-    assert limits['Max cpu time'] == ['60', '60']
-
-
-def test_cpu_time_follows_the_size(path):
-    server = qemu.NbdServer(path, 'qcow2', 1, 640 << 20)
-    try:
-        _await_comm(server.pid, 'qemu-nbd')
-        assert _limits(server.pid)['Max cpu time'] == ['70', '70']
-    finally:
-        server.close()
-
-
-def test_no_privileges_to_gain(server):
-    status = dict(line.split(':', 1) for line in
-                  _proc(server.pid, 'status').splitlines())
-    assert status['NoNewPrivs'].strip() == '1'
-
-
-def test_environment_holds_nothing_of_ours(path, monkeypatch):
-    monkeypatch.setenv('OS_PASSWORD', 'secret')
-    server = qemu.NbdServer(path, 'qcow2', 1, 1 << 20)
-    try:
-        _await_comm(server.pid, 'qemu-nbd')
-        environ = _proc(server.pid, 'environ')
-    finally:
-        server.close()
-    names = {e.partition('=')[0] for e in environ.split('\0') if e}
-    assert names - {'PWD', 'OLDPWD', '_', 'SHLVL'} == {
-        'PATH', 'LC_ALL', 'LISTEN_PID', 'LISTEN_FDS', qemu.OWNER_VARIABLE}
-    assert (f'{qemu.OWNER_VARIABLE}={qemu.identity(os.getpid())}'
-            in environ.split('\0'))
-
-
-def test_server_inherits_no_file_of_ours(path, tmp_path):
-    with open(tmp_path / 'ours', 'w') as ours:
-        os.set_inheritable(ours.fileno(), True)
-        server = qemu.NbdServer(path, 'qcow2', 1, 1 << 20)
-        try:
-            _await(lambda: _flags(server.pid, path), 'the image')
-            assert not _flags(server.pid, ours.name)
-        finally:
-            server.close()
-
-
 def test_image_is_opened_read_only(server, path):
-    _await(lambda: _flags(server.pid, path), 'the image')
+    processes.wait_for(lambda: processes.flags(server.pid, path),
+                       'the image')
     assert all(f & os.O_ACCMODE == os.O_RDONLY
-               for f in _flags(server.pid, path))
-
-
-def _flags(pid, path):
-    """How a process has opened a file."""
-    found = []
-    for fd in os.listdir(f'/proc/{pid}/fd'):
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(f'/proc/{pid}/fd/{fd}') == path:
-                info = dict(line.split(':', 1) for line in
-                            _proc(pid, f'fdinfo/{fd}').splitlines())
-                found.append(int(info['flags'], 8))
-    return found
+               for f in processes.flags(server.pid, path))
 
 
 def test_no_socket_path_left(path, tmp_path, monkeypatch):
@@ -156,44 +59,6 @@ def test_no_socket_path_left(path, tmp_path, monkeypatch):
     finally:
         server.close()
     assert os.listdir(folder) == []
-
-
-_OWNER = """
-import sys, threading
-from glance_conversion_plugins import qemu
-server = qemu.NbdServer(sys.argv[1], 'qcow2', 1, 1 << 20)
-print(server.pid, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_dies_with_its_parent(path):
-    parent = subprocess.Popen([sys.executable, '-c', _OWNER, path],
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True)
-    with parent:
-        pid = int(parent.stdout.readline())
-        try:
-            _await_comm(pid, 'qemu-nbd')
-            assert not _is_gone(pid)
-        finally:
-            parent.kill()
-    assert parent.returncode == -signal.SIGKILL
-    _await(lambda: _is_gone(pid), 'the end of qemu-nbd')
-
-
-def test_dies_with_the_thread_that_started_it(path):
-    servers = []
-
-    def start():
-        servers.append(qemu.NbdServer(path, 'qcow2', 1, 1 << 20))
-        _await_comm(servers[0].pid, 'qemu-nbd')
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
-    assert servers[0]._process.wait(60) == -signal.SIGKILL
-    servers[0].close()
 
 
 def test_ends_when_its_last_client_leaves(server):
@@ -337,68 +202,6 @@ def test_check_does_not_repair(tmp_path):
         assert f.read() == before
 
 
-def test_queries_run_under_limits_too():
-    with qemu._launch(['cat', '/proc/self/limits', '/proc/self/status'], 77,
-                      stdout=subprocess.PIPE) as process:
-        said, _ = process.communicate()
-    lines = [line.split() for line in said.splitlines()]
-    assert ['Max', 'cpu', 'time', '77', '77', 'seconds'] in lines
-    assert ['Max', 'address', 'space', str(1 << 30), str(1 << 30),
-            'bytes'] in lines
-    assert ['NoNewPrivs:', '1'] in lines
-
-
-def test_memory_beyond_the_limit_is_not_given():
-    with qemu._launch(
-            [sys.executable, '-c', 'bytearray(2 << 30)'], 60,
-            stderr=subprocess.PIPE) as process:
-        _, said = process.communicate()
-    assert process.returncode == 1
-    assert 'MemoryError' in said
-
-
-def test_nothing_can_be_written(tmp_path):
-    target = tmp_path / 'target'
-    with qemu._launch(['sh', '-c', f'echo more > {target}'], 60,
-                      stderr=subprocess.PIPE) as process:
-        process.communicate()
-    assert process.returncode
-    assert not target.read_bytes()
-
-
-@pytest.mark.parametrize('present', [[], ['setpriv']])
-def test_a_missing_program_is_the_fault_of_the_deployment(
-        path, tmp_path, monkeypatch, present):
-    """Neither the image's nor a crash: no setpriv, or no qemu-img."""
-    folder = tmp_path / 'bin'
-    folder.mkdir()
-    for name in present:
-        (folder / name).symlink_to(f'/usr/bin/{name}')
-    monkeypatch.setattr(qemu, '_PATH', str(folder))
-    with pytest.raises(errors.Misconfigured):
-        qemu.info(path, 'qcow2')
-
-
-def test_missing_server_is_the_fault_of_the_deployment(path, tmp_path,
-                                                       monkeypatch):
-    folder = tmp_path / 'bin'
-    folder.mkdir()
-    (folder / 'setpriv').symlink_to('/usr/bin/setpriv')
-    monkeypatch.setattr(qemu, '_PATH', str(folder))
-    with pytest.raises(errors.Misconfigured):
-        nbd_source.NbdSource(path, 'qcow2', 1 << 20)
-
-
-def test_identity_tells_processes_apart():
-    with subprocess.Popen(['sleep', '60']) as other:
-        found = qemu.identity(other.pid)
-        assert found.startswith(f'{other.pid} ')
-        assert found == qemu.identity(other.pid)
-        assert found != qemu.identity(os.getpid())
-        other.kill()
-    assert qemu.identity(other.pid) == ''
-
-
 def test_cancel_ends_a_query(path):
     stop = cancel.Cancel()
     stop.set()
@@ -406,3 +209,98 @@ def test_cancel_ends_a_query(path):
         qemu.info(path, 'qcow2', stop)
     with pytest.raises(errors.Cancelled):
         list(qemu.extents(path, 'qcow2', stop))
+    with pytest.raises(errors.Cancelled):
+        qemu.check(path, 'qcow2', stop)
+
+
+@pytest.fixture
+def output(tmp_path):
+    """A file for qemu-img to fill, as raw."""
+    found = tmp_path / 'output'
+    found.touch()
+    return qemu.Output(str(found), 'raw', ())
+
+
+SIZE = len(PATTERN) * images.BLOCK
+
+
+def test_convert(path, output):
+    told = []
+    qemu.convert(path, 'qcow2', SIZE, output, told.append)
+    with open(output.path, 'rb') as f:
+        assert f.read() == images.content(PATTERN)
+    assert told == sorted(told)
+    assert told[0] == 0
+    assert told[-1] == 100
+
+
+def test_convert_passes_options_on(path, output):
+    qemu.convert(path, 'qcow2', SIZE, output._replace(
+        driver='qcow2', options=('-o', 'cluster_size=4096')), print)
+    assert qemu.info(output.path, 'qcow2')['cluster-size'] == 4096
+
+
+def test_convert_leaves_the_image_alone(path, output):
+    with open(path, 'rb') as f:
+        before = f.read()
+    qemu.convert(path, 'qcow2', SIZE, output, print)
+    with open(path, 'rb') as f:
+        assert f.read() == before
+
+
+def test_convert_of_something_else(tmp_path, output):
+    with pytest.raises(errors.DamagedImage):
+        qemu.convert(images.raw(tmp_path / 'disk', 'A'), 'qcow2', 1 << 16,
+                     output, print)
+
+
+def test_convert_does_not_follow_a_backing_file(tmp_path, output):
+    images.raw(tmp_path / 'secret', 'SSSS')
+    path = str(tmp_path / 'disk')
+    images.run('qemu-img', 'create', '-q', '-f', 'qcow2', '-b',
+               tmp_path / 'secret', '-F', 'raw', path)
+    qemu.convert(path, 'qcow2', 4 * images.BLOCK, output, print)
+    with open(output.path, 'rb') as f:
+        assert f.read() == images.content('----')
+
+
+def test_what_advance_raises_ends_the_conversion(path, output):
+    def advance(percent):
+        raise errors.TooLarge('enough')
+
+    with pytest.raises(errors.TooLarge, match='enough'):
+        qemu.convert(path, 'qcow2', SIZE, output, advance)
+    assert not processes.children('qemu-img')
+
+
+def test_cancel_ends_a_conversion(path, output):
+    stop = cancel.Cancel()
+    with pytest.raises(errors.Cancelled):
+        qemu.convert(path, 'qcow2', SIZE, output, lambda _: stop.set(), stop)
+    assert not processes.children('qemu-img')
+
+
+def test_convert_that_is_killed_is_not_the_fault_of_the_image(big, output):
+    def advance(percent):
+        for pid in processes.children('qemu-img'):
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(errors.SourceFailed, match='stopped'):
+        qemu.convert(big.path, 'qcow2', big.virtual_size, output, advance)
+
+
+def test_convert_runs_under_limits(big, output):
+    limits = []
+
+    def advance(percent):
+        pid, = processes.children('qemu-img')
+        limits.extend(line.split() for line in
+                      processes.proc(pid, 'limits').splitlines())
+        raise errors.Cancelled('seen')
+
+    with pytest.raises(errors.Cancelled):
+        qemu.convert(big.path, 'qcow2', big.virtual_size, output, advance)
+    most = str(big.virtual_size * 5 // 4 + (64 << 20))
+    assert ['Max', 'file', 'size', most, most, 'bytes'] in limits
+    seconds = str(60 + big.virtual_size // (64 << 20))
+    assert ['Max', 'cpu', 'time', seconds, seconds, 'seconds'] in limits

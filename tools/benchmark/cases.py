@@ -28,6 +28,8 @@ TITLES = {
     'b': 'incompressible data',
     'c': 'scattered data',
     'd': 'Debian image, sparse raw, no conversion',
+    'e': 'Debian image as streamOptimized vmdk',
+    'f': 'Debian image as vhdx',
 }
 
 
@@ -43,8 +45,9 @@ class Case(typing.NamedTuple):
 
 
 def case(key):
-    """One of the cases (a) to (d), made first if it is not in the cache."""
-    path = {'a': _debian, 'b': _random, 'c': _scattered, 'd': _raw}[key]()
+    """One of the cases, made first if it is not in the cache."""
+    path = {'a': _debian, 'b': _random, 'c': _scattered, 'd': _raw,
+            'e': _stream_optimized, 'f': _vhdx}[key]()
     return describe(key, TITLES[key], path)
 
 
@@ -61,7 +64,10 @@ def describe(key, title, path):
     disk_format = path.suffix[1:]
     info = _qemu_img('info', disk_format, path)
     extents = _qemu_img('map', disk_format, path)
+    # qemu tells no holes in a vhdx.
     data = sum(extent['length'] for extent in extents if extent['data'])
+    if disk_format == 'vhdx':
+        data = describe(key, title, _debian()).data
     virtual = info['virtual-size']
     title = f'{title}: {virtual / GIB:.0f} GiB, {data / GIB:.2f} GiB of data'
     return Case(key, title, path, disk_format, virtual, data)
@@ -90,9 +96,18 @@ def _raw():
     return _cached('debian.raw', _convert_debian)
 
 
-def _convert_debian(path):
-    processes.run('qemu-img', 'convert', '-f', 'qcow2', '-O', 'raw',
-                  _debian(), path)
+def _stream_optimized():
+    return _cached('debian.vmdk', _convert_debian, '-o',
+                   'subformat=streamOptimized')
+
+
+def _vhdx():
+    return _cached('debian.vhdx', _convert_debian)
+
+
+def _convert_debian(path, *options):
+    processes.run('qemu-img', 'convert', '-f', 'qcow2', '-O',
+                  path.suffix[1:], *options, _debian(), path)
 
 
 def _cached(name, make, *args):

@@ -19,6 +19,7 @@ matplotlib.use('Agg')
 
 COLORS = {
     'stock': '#8c8c8c', 'inline': '#1f5fa8', 'deferred': '#5fa0e0',
+    'stock-file': '#8c8c8c', 'file': '#1f5fa8', 'staged': '#7f9fc8',
     'qemu': '#d98032', 'import': '#eab98c', 'both': '#c9c9c9',
 }
 

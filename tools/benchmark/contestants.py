@@ -26,12 +26,16 @@ LABELS = {
     'stock': 'stock Glance',
     'inline': 'ours, digests inline',
     'deferred': 'ours, digests deferred',
+    'stock-file': 'stock Glance, file store',
+    'file': 'ours into sparse_file, inline',
+    'staged': 'ours staged into stock file',
     'qemu': 'qemu-img straight to RBD',
     'import': 'qemu-img and rbd import',
     'md5': 'md5 alone',
     'sha512': 'sha512 alone',
     'both': 'md5 and sha512, two threads',
 }
+FILES = ('stock-file', 'file', 'staged')
 FLOORS = ('md5', 'sha512', 'both')
 # Zeros take as long as data, so that what is beyond this is computed.
 HASHED = 10 * GIB
@@ -39,19 +43,30 @@ HASHED = 10 * GIB
 
 def overrides(key, venv):
     """How Glance differs from the default of the cloud."""
+    if key in FILES:
+        kind = 'sparse_file' if key == 'file' else 'file'
+        chosen = {'DEFAULT': {'enabled_backends': f'files:{kind}'},
+                  'glance_store': {'default_backend': 'files'},
+                  'files': {'filesystem_thin_provisioning': True}}
+        return chosen | (_stock(venv) if key == 'stock-file' else {})
     if key == 'stock':
         return {
             'DEFAULT': {'enabled_backends': 'ceph:rbd'},
             'ceph': {'rbd_thin_provisioning': True},
-            'image_import_opts': {
-                'image_import_plugins': "['image_conversion']"},
-            'image_conversion': {'output_format': 'raw'},
-            # Under uWSGI stock conversion fails without it.
-            'wsgi': {'python_interpreter': venv / 'bin' / 'python'},
-        }
+        } | _stock(venv)
     return {
         'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd'},
         'conversion': {'digests': key},
+    }
+
+
+def _stock(venv):
+    return {
+        'image_import_opts': {
+            'image_import_plugins': "['image_conversion']"},
+        'image_conversion': {'output_format': 'raw'},
+        # Under uWSGI stock conversion fails without it.
+        'wsgi': {'python_interpreter': venv / 'bin' / 'python'},
     }
 
 
@@ -103,7 +118,8 @@ class Contestants:
             'cpu': sampling.cpu_seconds(pids) - before, 'cpu_active': active,
             'memory': sampler.memory, 'staging': sampler.staging,
             'digest': f'{shown["checksum"]} {shown["os_hash_value"]}',
-        } | self._look(case, image.id, verify)
+        } | (self._look_at_file(case, image.id, verify) if key in FILES
+             else self._look(case, image.id, verify))
         image.delete()
         self._pool.empty()
         return measured
@@ -142,6 +158,13 @@ class Contestants:
             return sampler.staging
         finally:
             raw.unlink(missing_ok=True)
+
+    def _look_at_file(self, case, name, verify):
+        path = self._cloud.glance.dir / 'files' / name
+        found = {'used': path.stat().st_blocks * 512}
+        if verify:
+            found['same'] = pool.same(case, path)
+        return found
 
     def _look(self, case, name, verify):
         found = {'used': self._pool.used(name)}

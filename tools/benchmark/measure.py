@@ -19,6 +19,7 @@ import time
 from benchmark import contestants
 
 GLANCE = ('stock', 'inline', 'deferred')
+STOCK = ('stock', 'stock-file')
 RIVALS = ('qemu', 'import')
 
 
@@ -31,7 +32,15 @@ def field(key, options):
     """Who runs in a case, and how many times."""
     runs = dict.fromkeys((*GLANCE, *RIVALS, *contestants.FLOORS),
                          options.runs)
-    runs['stock'] = options.stock_runs
+    if key == 'a':
+        runs |= dict.fromkeys(contestants.FILES, options.runs)
+    for stock in STOCK:
+        if stock in runs:
+            runs[stock] = options.stock_runs
+    if key in 'ef':
+        # What the formats share is measured with (a).
+        for name in (*contestants.FLOORS, 'import'):
+            del runs[name]
     if key == 'c':
         # Digests of 100 GiB: minutes, and as steady as stock.
         runs['inline'] = options.stock_runs

@@ -21,6 +21,13 @@ POOL = 'images'
 COUNT_SECONDS = 6
 
 
+def same(case, target):
+    """Whether what qemu finds there has the very content of the case."""
+    return processes.run(
+        'qemu-img', 'compare', '-f', case.disk_format, '-F', 'raw',
+        case.path, target, check=False).returncode == 0
+
+
 class Pool:
     """Questions about the images in the pool, and a clean-up."""
 
@@ -44,10 +51,7 @@ class Pool:
 
     def same(self, case, name):
         """Whether the image has the very content of the case."""
-        result = processes.run(
-            'qemu-img', 'compare', '-f', case.disk_format, '-F', 'raw',
-            case.path, self.target(f'{name}@snap'), check=False)
-        return result.returncode == 0
+        return same(case, self.target(f'{name}@snap'))
 
     def remove(self, name):
         """Remove an image and its snapshot, whatever there is of it."""

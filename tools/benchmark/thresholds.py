@@ -43,10 +43,16 @@ def _speed(key, medians):
         'a': (('inline', '>= 5', '>= 5'), ('deferred', '>= 15', '>= 20')),
         'b': (('inline', '>= 1.5', '>= 2'),),
         'd': (('inline', '>= 4', '>= 4'),),
+        'e': (('inline', '>= 1', '-'),),
+        'f': (('inline', '>= 1', '-'),),
     }
     for ours, must, want in asked.get(key, ()):
         yield from _ratio(f'({key}) stock / ours {ours}', medians,
                           'stock', ours, must, want)
+    yield from _ratio(f'({key}) stock / ours, file stores', medians,
+                      'stock-file', 'file', '>= 4', '>= 4')
+    yield from _ratio(f'({key}) stock / ours staged, file store', medians,
+                      'stock-file', 'staged', '>= 1', '>= 1')
     if key in 'ad':
         yield from _ratio(f'({key}) ours inline / both digests', medians,
                           'inline', 'both', '-', '<= 1.1')

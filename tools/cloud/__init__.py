@@ -24,6 +24,7 @@ from cloud.ceph import Ceph
 from cloud.glance import Glance
 from cloud.keystone import Keystone
 from cloud import processes
+from cloud.s3 import S3
 from cloud.settings import Settings
 from cloud import web
 
@@ -41,6 +42,8 @@ class Cloud:
         self.root = self.settings.root
         image_url = f'http://127.0.0.1:{self.settings.port(1)}'
         self.ceph = Ceph(self.settings)
+        # Not up unless somebody brings it up.
+        self.s3 = S3(self.settings, self.ceph)
         self.keystone = Keystone(self.settings, image_url)
         self.glance = Glance(self.settings, self.ceph,
                              self.keystone.auth_url)
@@ -56,6 +59,7 @@ class Cloud:
         """Stop every process this cloud started; keep its data."""
         self.glance.stop()
         self.keystone.stop()
+        self.s3.stop()
         self.ceph.down()
 
     def destroy(self):

@@ -55,7 +55,7 @@ class Glance(wsgi.WsgiService):
         Overrides are {section: {option: value}}; None removes an option
         or a section. They take effect when Glance starts.
         """
-        for folder in ('images', 'staging', 'tasks', 'lock'):
+        for folder in ('files', 'images', 'staging', 'tasks', 'lock'):
             (self.dir / folder).mkdir(parents=True, exist_ok=True)
         merged = ini.merge(self._service(), self._stores(),
                            self._imports(), overrides)
@@ -111,11 +111,13 @@ class Glance(wsgi.WsgiService):
         def folder(name):
             return {'filesystem_store_datadir': self.dir / name}
         return {
-            'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd, '
-                                            'ceph2:sparse_rbd, local:file'},
+            'DEFAULT': {'enabled_backends':
+                        'ceph:sparse_rbd, ceph2:sparse_rbd, '
+                        'files:sparse_file, local:file'},
             'glance_store': {'default_backend': 'ceph'},
             'ceph': rbd('images'),
             'ceph2': rbd('images2'),
+            'files': folder('files'),
             'local': folder('images'),
             'os_glance_staging_store': folder('staging'),
             'os_glance_tasks_store': folder('tasks'),
@@ -125,7 +127,8 @@ class Glance(wsgi.WsgiService):
     def _imports():
         return {
             'DEFAULT': {'enabled_import_methods':
-                        '[glance-direct,web-download,copy-image]'},
+                        '[glance-direct,web-download,glance-download,'
+                        'copy-image]'},
             'image_import_opts': {
                 'image_import_plugins':
                 "['rbd_direct_convert','convert_image']"},

@@ -1,0 +1,246 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The tables of a vhdx image.
+
+Two headers, of which the younger counts; a table of regions; in one of those
+the properties of the disk, in another its table of blocks. The layout is that
+of Microsoft's [MS-VHDX]; qemu reads the first table of regions only, and so
+does this.
+"""
+
+from array import array
+from collections.abc import Iterator
+import struct
+import sys
+from typing import BinaryIO
+from typing import NamedTuple
+import uuid
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
+
+_SECTOR = 512
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+_COOKIE = b'vhdxfile'
+_HEADERS = 64 * _KIB, 128 * _KIB
+_HEADER_SIZE = 4 * _KIB
+_HEADER = struct.Struct('<4sIQ16s16s16s')
+_REGIONS = 192 * _KIB
+_TABLE_SIZE = 64 * _KIB
+_REGION = struct.Struct('<16sQII')
+_ITEM = struct.Struct('<16sIII4x')
+_MAX_ENTRIES = 2047
+
+_MIN_BLOCK, _MAX_BLOCK = _MIB, 256 * _MIB
+_MAX_DISK = 64 << 40
+_HAS_PARENT = 1 << 1
+
+# What an entry of the table of blocks says in its lowest bits. All others
+# mean zeros: not present, undefined, zero, unmapped and its old number.
+_PRESENT = 6
+_ZEROS = {0, 1, 2, 3, 5}
+_STATE = 7
+_OFFSET = ~(_MIB - 1) & (1 << 64) - 1
+
+
+def _guid(text: str) -> bytes:
+    return uuid.UUID(text).bytes_le
+
+
+_BLOCKS = _guid('2dc27766-f623-4200-9d64-115e9bfd4a08')
+_METADATA = _guid('8b7ca206-4790-4b9a-b8fe-575f050f886e')
+_PARAMETERS = _guid('caa16737-fa36-4d43-b3b6-33f0aa44e76b')
+_DISK_SIZE = _guid('2fa54224-cd1b-4876-b211-5dbed83bf4b8')
+_SECTOR_SIZE = _guid('8141bf1d-a96f-4709-ba47-f233a8faab5f')
+
+
+class _Range(NamedTuple):
+    offset: int             # in bytes
+    length: int             # in bytes
+
+
+class _Disk(NamedTuple):
+    size: int               # in bytes
+    block: int              # in bytes
+    table: _Range           # of blocks
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // self.block)
+
+    @property
+    def chunk(self) -> int:
+        """After so many blocks the table has an entry that is none."""
+        return (_MIB << 3) * _SECTOR // self.block
+
+
+def check(f: BinaryIO, size: int) -> None:
+    """Refuse an image for its tables, its log, or for having a parent."""
+    _check_log(f)
+    disk = _disk(f, size)
+    for number, entry in _entries(f, disk):
+        state = entry & _STATE
+        if state in _ZEROS:
+            continue
+        if state != _PRESENT:
+            raise binary.senseless('table of blocks')
+        # The last block need not be whole.
+        length = min(disk.block, disk.size - number * disk.block)
+        if (entry & _OFFSET) + length > size:
+            raise binary.truncated()
+
+
+def data_extents(f: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    """Tell which parts of the disk are stored: offset and length, in order.
+
+    qemu does not: to ``qemu-img map`` and over NBD all of a vhdx image is
+    data.
+
+    :param size: of the file, in bytes
+    """
+    disk = _disk(f, size)
+    start = end = 0
+    for number, entry in _entries(f, disk):
+        if entry & _STATE != _PRESENT:
+            continue
+        offset = number * disk.block
+        if offset != end and end > start:
+            yield start, end - start
+        if offset != end:
+            start = offset
+        end = min(offset + disk.block, disk.size)
+    if end > start:
+        yield start, end - start
+
+
+def _check_log(f: BinaryIO) -> None:
+    """See that nothing waits to be written to its place.
+
+    qemu would have to write to do that, and only reads here.
+    """
+    if binary.read(f, 0, len(_COOKIE)) != _COOKIE:
+        raise binary.senseless('header')
+    valid = []
+    for offset in _HEADERS:
+        data = binary.read(f, offset, _HEADER_SIZE)
+        magic, checksum, sequence, _, _, log = _HEADER.unpack_from(data)
+        blank = data[:4] + bytes(4) + data[8:]
+        if magic == b'head' and _crc32c(blank) == checksum:
+            valid.append((sequence, log))
+    if not valid:
+        raise binary.senseless('header')
+    if any(max(valid)[1]):
+        raise errors.DamagedImage(
+            'The image was not closed properly; open it and close it with '
+            'the program that made it, and upload it again.')
+
+
+def _disk(f: BinaryIO, size: int) -> _Disk:
+    regions = _regions(f, size)
+    items = _items(f, regions[_METADATA])
+    parameters = _read_item(f, items, _PARAMETERS, 8)
+    block, flags = parameters & 0xffffffff, parameters >> 32
+    if flags & _HAS_PARENT:
+        raise errors.UnsafeImage(
+            'The image is refused: it holds only the changes to another '
+            'image; convert it into a standalone image and upload that.')
+    # qemu does not open those of 4096 bytes.
+    if _read_item(f, items, _SECTOR_SIZE, 4) != _SECTOR:
+        raise errors.ImageRefused(
+            'The image can not be converted: the sectors of its disk do not '
+            'have 512 bytes.')
+    disk = _Disk(_read_item(f, items, _DISK_SIZE, 8), block, regions[_BLOCKS])
+    if (block & block - 1 or not _MIN_BLOCK <= block <= _MAX_BLOCK
+            or disk.size > _MAX_DISK or disk.size % _SECTOR):
+        raise binary.senseless('header')
+    entries = disk.blocks + max(disk.blocks - 1, 0) // disk.chunk
+    if entries * 8 > disk.table.length:
+        raise binary.senseless('table of blocks')
+    return disk
+
+
+def _regions(f: BinaryIO, size: int) -> dict[bytes, _Range]:
+    table = binary.read(f, _REGIONS, _TABLE_SIZE)
+    magic, _, count = struct.unpack_from('<4sII', table)
+    if magic != b'regi' or count > _MAX_ENTRIES:
+        raise binary.senseless('table of regions')
+    found: dict[bytes, _Range] = {}
+    for number in range(count):
+        guid, offset, length, _ = _REGION.unpack_from(table,
+                                                      16 + number * 32)
+        if offset + length > size:
+            raise binary.truncated()
+        found.setdefault(guid, _Range(offset, length))
+    if not found.keys() >= {_BLOCKS, _METADATA}:
+        raise binary.senseless('table of regions')
+    return found
+
+
+def _items(f: BinaryIO, region: _Range) -> dict[bytes, _Range]:
+    """Where the properties of the disk stand in the file."""
+    if region.length < _TABLE_SIZE:
+        raise binary.senseless('header')
+    table = binary.read(f, region.offset, _TABLE_SIZE)
+    magic, count = struct.unpack_from('<8s2xH', table)
+    if magic != b'metadata' or count > _MAX_ENTRIES:
+        raise binary.senseless('header')
+    found: dict[bytes, _Range] = {}
+    for number in range(count):
+        guid, offset, length, _ = _ITEM.unpack_from(table, 32 + number * 32)
+        if offset + length > region.length:
+            raise binary.senseless('header')
+        found.setdefault(guid, _Range(region.offset + offset, length))
+    return found
+
+
+def _read_item(f: BinaryIO, items: dict[bytes, _Range], guid: bytes,
+               length: int) -> int:
+    item = items.get(guid)
+    if item is None or item.length != length:
+        raise binary.senseless('header')
+    return int.from_bytes(binary.read(f, item.offset, length), 'little')
+
+
+def _entries(f: BinaryIO, disk: _Disk) -> Iterator[tuple[int, int]]:
+    """The number of each block, and what the table says of it."""
+    step = 1 << 14
+    for first in range(0, disk.blocks, disk.chunk):
+        end = min(first + disk.chunk, disk.blocks)
+        index = first + first // disk.chunk
+        for at in range(first, end, step):
+            count = min(step, end - at)
+            data = binary.read(
+                f, disk.table.offset + (index + at - first) * 8, count * 8)
+            numbers = array('Q', data)
+            if sys.byteorder == 'big':
+                numbers.byteswap()
+            yield from enumerate(numbers, at)
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xffffffff
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xff] ^ crc >> 8
+    return crc ^ 0xffffffff
+
+
+def _crc_table() -> Iterator[int]:
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
+        yield value
+
+
+_CRC = tuple(_crc_table())

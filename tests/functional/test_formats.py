@@ -1,0 +1,273 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Every format in, every format out, into every kind of store."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from tests.functional import support
+
+MIB = support.MIB
+
+# What is made of the same raw file: (disk_format, qemu's format, options).
+VARIANTS = {
+    'qcow2': ('qcow2', 'qcow2', ['-c']),
+    'vmdk-sparse': ('vmdk', 'vmdk', ['-o', 'subformat=monolithicSparse']),
+    'vmdk-stream': ('vmdk', 'vmdk', ['-o', 'subformat=streamOptimized']),
+    'vdi-dynamic': ('vdi', 'vdi', []),
+    'vdi-static': ('vdi', 'vdi', ['-o', 'static=on']),
+    'vhd-dynamic': ('vhd', 'vpc', ['-o', 'subformat=dynamic,force_size=on']),
+    'vhd-chs': ('vhd', 'vpc', ['-o', 'subformat=dynamic']),
+    'vhd-fixed': ('vhd', 'vpc', ['-o', 'subformat=fixed,force_size=on']),
+    'vhdx-dynamic': ('vhdx', 'vhdx', ['-o', 'subformat=dynamic']),
+    'vhdx-fixed': ('vhdx', 'vhdx', ['-o', 'subformat=fixed']),
+    'raw': ('raw', 'raw', []),
+}
+
+
+def made(images, variant, **kwargs):
+    """(path, disk_format, raw): an image, and what qemu-img makes of it."""
+    disk_format, driver, options = VARIANTS[variant]
+    path = images.folder / f'{variant}.{disk_format}.img'
+    convert(images.raw(variant, **kwargs), 'raw', path, driver, *options)
+    raw = images.folder / f'{variant}.expected'
+    convert(path, driver, raw, 'raw')
+    return path, disk_format, raw
+
+
+def convert(source, source_format, target, target_format, *options):
+    subprocess.run(['qemu-img', 'convert', '-q', '-f', source_format, '-O',
+                    target_format, *options, source, target], check=True)
+
+
+def file_of(glance, image, store='files'):
+    folder = {'files': 'files', 'local': 'images'}[store]
+    return pathlib.Path(glance.cloud.glance.dir / folder / image['id'])
+
+
+def assert_raw(image, raw):
+    """The record is that of the raw file."""
+    assert (image['disk_format'], image['container_format']) == ('raw', 'bare')
+    assert image['size'] == image['virtual_size'] == raw.stat().st_size
+    assert (image['checksum'], image['os_hash_value']) == support.digests(raw)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_format_into_stores_of_both_kinds(glance, images, variant):
+    """One pass fills a pool and a folder; nothing else is left."""
+    path, disk_format, raw = made(images, variant)
+    image = glance.imported(path, disk_format, stores=('ceph', 'files'))
+    assert_raw(image, raw)
+    assert image['stores'] == 'ceph,files'
+    assert glance.content(image['id']) == support.digests(raw)
+    stored = file_of(glance, image)
+    assert support.digests(stored) == support.digests(raw)
+    assert stored.stat().st_blocks * 512 <= raw.stat().st_size // 2
+    assert stored.stat().st_nlink == 1
+    assert os.listdir(stored.parent) == [image['id']]
+    support.wait_for(lambda: glance.staged() == [], 5)
+    glance.delete(image['id'])
+    assert os.listdir(stored.parent) == []
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_format_by_the_direct_plugin_alone(glance, configure, images,
+                                                 variant):
+    configure(image_import_opts={'image_import_plugins':
+                                 "['rbd_direct_convert']"})
+    path, disk_format, raw = made(images, variant)
+    image = glance.imported(path, disk_format)
+    assert_raw(image, raw)
+    assert glance.content(image['id']) == support.digests(raw)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_format_by_way_of_staging(glance, images, variant):
+    """A stock store gets a real file, and staging is empty afterwards."""
+    path, disk_format, raw = made(images, variant)
+    image = glance.imported(path, disk_format, stores=('local',))
+    assert_raw(image, raw)
+    assert support.digests(file_of(glance, image, 'local')
+                           ) == support.digests(raw)
+    support.wait_for(lambda: glance.staged() == [], 5)
+
+
+OUTPUTS = {
+    'raw': ('raw', {}),
+    'qcow2': ('qcow2', {}),
+    'qcow2-zlib': ('qcow2', {'qcow2_compression': 'zlib'}),
+    'qcow2-zstd': ('qcow2', {'qcow2_compression': 'zstd'}),
+    'vmdk': ('vmdk', {}),
+    'vdi': ('vdi', {}),
+    'vhd': ('vhd', {}),
+    'vhdx': ('vhdx', {}),
+}
+DRIVERS = {'vhd': 'vpc'}
+
+
+@pytest.mark.parametrize('output', OUTPUTS)
+def test_every_output_format(glance, configure, images, output, tmp_path):
+    """Into a store of ours and a stock one: adopted only where raw."""
+    target, options = OUTPUTS[output]
+    configure(conversion={'output_format': target} | options)
+    source = 'qcow2' if target != 'qcow2' else 'vdi-dynamic'
+    path, disk_format, raw = made(images, source)
+    image = glance.imported(path, disk_format, stores=('files', 'local'))
+    assert (image['disk_format'], image['container_format']) == (target,
+                                                                 'bare')
+    assert image['virtual_size'] == raw.stat().st_size
+    for store in ('files', 'local'):
+        stored = file_of(glance, image, store)
+        assert image['size'] == stored.stat().st_size
+        assert support.digests(stored) == (image['checksum'],
+                                           image['os_hash_value'])
+        back = tmp_path / store
+        convert(stored, DRIVERS.get(target, target), back, 'raw')
+        assert support.digests(back) == support.digests(raw)
+    if 'qcow2_compression' in options:
+        info = json.loads(subprocess.run(
+            ['qemu-img', 'info', '--output=json', stored], check=True,
+            capture_output=True).stdout)
+        assert (info['format-specific']['data']['compression-type']
+                == options['qcow2_compression'])
+    support.wait_for(lambda: glance.staged() == [], 5)
+
+
+def test_what_has_the_output_format_is_inspected_and_kept(glance, configure,
+                                                          images):
+    configure(conversion={'output_format': 'qcow2'})
+    qcow2, raw = images.qcow2('kept')
+    image = glance.imported(qcow2, stores=('ceph', 'local'))
+    assert image['disk_format'] == 'qcow2'
+    assert image['os_hash_value'] == support.digests(qcow2)[1]
+    assert image['virtual_size'] == raw.stat().st_size
+    subprocess.run(['qemu-img', 'rebase', '-u', '-b', '/etc/hostname', '-F',
+                    'raw', qcow2], check=True)
+    _, message = glance.refused(qcow2, stores=('ceph', 'local'))
+    assert 'refers to a backing file' in message
+
+
+@pytest.mark.parametrize('disk_format, container_format, reason', [
+    ('iso', 'bare', 'disk format is iso'),
+    ('ami', 'ami', 'container format is ami'),
+    ('aki', 'aki', 'container format is aki'),
+    ('ari', 'ari', 'container format is ari'),
+    ('ploop', 'bare', 'disk format is ploop'),
+    ('qcow2', 'ovf', 'container format is ovf'),
+    ('vmdk', 'ova', 'container format is ova'),
+    ('raw', 'docker', 'container format is docker'),
+    ('raw', 'compressed', 'container format is compressed'),
+])
+def test_what_is_kept_as_it_was_uploaded(glance, images, disk_format,
+                                         container_format, reason):
+    path = images.folder / 'kept.img'
+    write_iso(path) if disk_format == 'iso' else images.raw('x').rename(path)
+    image = glance.imported(path, disk_format, stores=('ceph', 'local'),
+                            container_format=container_format)
+    assert (image['disk_format'], image['container_format']) == (
+        disk_format, container_format)
+    assert image['os_hash_value'] == support.digests(path)[1]
+    glance.wait_message(image['id'], reason)
+
+
+def write_iso(path):
+    with open(path, 'wb') as f:
+        f.truncate(MIB)
+        f.seek(0x8000)
+        f.write(b'\x01CD001\x01' + bytes(2000))
+        f.seek(0x8000 + 80)
+        f.write((512).to_bytes(4, 'little') + (512).to_bytes(4, 'big'))
+        f.seek(0x8000 + 128)
+        f.write((2048).to_bytes(2, 'little') + (2048).to_bytes(2, 'big'))
+
+
+def test_encrypted_images_are_kept(glance, images):
+    raw = images.raw('encrypted')
+    image = glance.imported(raw, 'raw', os_encrypt_format='LUKSv1')
+    assert image['os_hash_value'] == support.digests(raw)[1]
+    glance.wait_message(image['id'], 'it is encrypted')
+
+
+# What an attacker may try, and words of the refusal.
+def hidden(images, outer):
+    """An image whose guest sees another image."""
+    inner, _ = images.qcow2('inner')
+    path = images.folder / f'hiding.{outer}'
+    driver = DRIVERS.get(outer, outer)
+    convert(inner, 'raw', path, driver)
+    return path
+
+
+@pytest.mark.parametrize('stores', [('ceph', 'files'), ('local',)],
+                         ids=['direct', 'staged'])
+@pytest.mark.parametrize('outer', ['qcow2', 'vmdk', 'vdi', 'vhd', 'vhdx'])
+def test_image_hidden_in_an_image(glance, images, outer, stores):
+    image, message = glance.refused(hidden(images, outer), outer,
+                                    stores=stores)
+    assert 'inside it hides another image' in message
+    assert image['disk_format'] == outer
+    assert glance.leftovers() == {}
+
+
+@pytest.mark.parametrize('claimed', ['raw', 'vmdk', 'vdi', 'vhd', 'vhdx'])
+def test_image_under_another_name(glance, images, claimed):
+    qcow2, _ = images.qcow2('misnamed')
+    _, message = glance.refused(qcow2, claimed)
+    assert message == (f'The image is declared as {claimed}, but its content '
+                       'is qcow2.')
+    assert glance.leftovers() == {}
+
+
+@pytest.mark.parametrize('variant', [v for v in VARIANTS if v != 'raw'])
+def test_truncated_image(glance, images, variant):
+    """Cut in the middle of its data; qemu would take the rest for zeros."""
+    path, disk_format, _ = made(images, variant, pieces=60)
+    os.truncate(path, path.stat().st_size * 2 // 3)
+    image, message = glance.refused(path, disk_format,
+                                    stores=('ceph', 'files'))
+    assert 'truncated' in message or 'damaged' in message or (
+        'but its content is raw' in message)
+    assert glance.leftovers() == {}
+
+
+def test_expansion_beyond_reason(glance, configure, images):
+    """11 MiB that stand for 1.5 GiB are refused, whatever the road.
+
+    A file that was made by hand can stand for much more, but not one that
+    qemu-img makes; so the limit is lower than by default.
+    """
+    configure(conversion={'max_expansion': 50})
+    bomb = images.folder / 'bomb.qcow2'
+    subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
+                    'cluster_size=2M', bomb, '1536M'],
+                   check=True)
+    subprocess.run(['qemu-io', '-f', 'qcow2', *(
+        word for n in range(768) for word in
+        ('-c', f'write -c -P 65 {2 * n}M 2M')), bomb],
+        check=True, capture_output=True)
+    for stores in (('files',), ('local',)):
+        _, message = glance.refused(bomb, stores=stores)
+        assert 'far too small for its content' in message
+    assert glance.leftovers() == {}
+
+
+def test_message_of_a_staged_conversion(glance, images):
+    """Glance's own upload puts its message over ours, for a moment."""
+    qcow2, _ = images.qcow2('message', '-c')
+    image_id = glance.begin(qcow2, stores=('local',))
+    glance.finish(image_id)
+    glance.wait_message(image_id, 'Converted qcow2 to raw: 48 MiB, ')

@@ -1,0 +1,129 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+
+"""The whole data path, as an import takes it, into a file."""
+
+import filecmp
+import os
+import pathlib
+import shutil
+import subprocess
+
+from glance_conversion_plugins import conversion
+from glance_conversion_plugins import detection
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import inspection
+from tests.hostile import build
+
+POLICY = detection.Policy(max_virtual_size=4 << 30)
+NO_DIGEST = conversion.Wanted(None, False)
+
+
+# With an arena for each of its threads qemu-img runs out of address space now
+# and then.
+_LIMITED = ('export MALLOC_ARENA_MAX=1; ulimit -v 1048576; ulimit -t 30; '
+            'exec "$@"')
+
+
+class FileSink:
+    """Writes an image into a file, and notes how it ended."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self.created = self.sealed = self.aborted = False
+
+    def create(self, size: int) -> None:
+        self.created = True
+        self._file = self.path.open('xb', buffering=0)
+        self._file.truncate(size)
+
+    def write(self, view: memoryview, offset: int) -> int:
+        return os.pwrite(self._file.fileno(), view, offset)
+
+    def zero(self, offset: int, length: int) -> None:
+        pass
+
+    def seal(self) -> None:
+        self._file.close()
+        self.sealed = True
+
+    def interrupt(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        if self.created:
+            self._file.close()
+            self.path.unlink(missing_ok=True)
+        self.aborted = True
+
+
+def convert(path: pathlib.Path, disk_format: str, sink: FileSink,
+            policy: detection.Policy = POLICY) -> None:
+    info = inspection.inspect(str(path), disk_format, policy)
+    conversion.convert(info, policy, sink, NO_DIGEST, conversion.Run())
+
+
+def reference(path: pathlib.Path, disk_format: str, target: pathlib.Path
+              ) -> bool:
+    """Let qemu-img convert an image, within limits; say whether it did.
+
+    It takes a raw file for whole sectors, and pads it; Glance does not.
+    """
+    if disk_format == 'raw':
+        shutil.copyfile(path, target)
+        return True
+    done = subprocess.run(
+        ['/bin/sh', '-c', _LIMITED, 'sh',
+         'qemu-img', 'convert', '-f', build.DRIVERS[disk_format], '-O', 'raw',
+         str(path), str(target)], stdin=subprocess.DEVNULL, timeout=60,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return not done.returncode
+
+
+def same(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Compare two raw disks, skipping the holes of large ones."""
+    size = one.stat().st_size
+    if size != other.stat().st_size or size <= 64 * build.MIB:
+        return filecmp.cmp(one, other, shallow=False)
+    return not subprocess.run(
+        ['qemu-img', 'compare', '-q', '-f', 'raw', '-F', 'raw', one, other],
+        stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def assert_presentable(error: errors.ConversionError,
+                       folder: pathlib.Path) -> None:
+    """See that an owner may read the message."""
+    said = str(error)
+    assert said.strip().endswith('.'), said
+    assert '\n' not in said, said
+    for secret in (str(folder), '/', 'Traceback', 'Error', 'qemu', 'struct'):
+        assert secret not in said, said
+
+
+def children() -> set[str]:
+    """Processes that this one has started, by name and number."""
+    found = set()
+    for entry in pathlib.Path('/proc').iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / 'stat').read_text()
+        except OSError:
+            continue
+        name, _, rest = stat.rpartition(') ')
+        if int(rest.split()[1]) == os.getpid():
+            found.add(name)
+    return found
+
+
