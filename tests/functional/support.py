@@ -12,7 +12,6 @@
 
 """What the functional tests share: images, and a user of the cloud."""
 
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -118,29 +117,16 @@ class Service:
             'stores': list(stores), 'all_stores_must_succeed': all_must})
 
     def begin(self, path, disk_format='qcow2', stores=('ceph',),
-              all_must=True, **props):
+              all_must=True, before=lambda path: None, **props):
         """Create, stage and start to import; returns the image's id.
 
-        Glance writes some of what it records without patience. If SQLite is
-        busy just then, an upload is answered with 500, or a task stays
-        pending for ever; then another image is taken for the test.
+        What is ``before`` the import is done to the staged file.
         """
-        for _ in range(4):
-            image_id = self.create(disk_format, **props)
-            with contextlib.suppress(ConnectionError, AssertionError):
-                self.stage(image_id, path)
-                self.start_import(image_id, stores, all_must)
-                if self._is_picked_up(image_id):
-                    return image_id
-            self.delete(image_id)
-            (self.cloud.glance.staging / image_id).unlink(missing_ok=True)
-        raise AssertionError('Glance does not begin any import')
-
-    def _is_picked_up(self, image_id):
-        with contextlib.suppress(AssertionError):
-            return wait_for(
-                lambda: self.task(image_id)['status'] != 'pending', 20)
-        return False
+        image_id = self.create(disk_format, **props)
+        self.stage(image_id, path)
+        before(self.cloud.glance.staging / image_id)
+        self.start_import(image_id, stores, all_must)
+        return image_id
 
     def finish(self, image_id, timeout=120):
         """Wait for the end of an import; returns the image."""
@@ -183,7 +169,7 @@ class Service:
         tasks = self.api('GET', f'/v2/images/{image_id}/tasks')['tasks']
         return max(tasks, key=lambda task: task['created_at'])
 
-    def wait_message(self, image_id, words):
+    def expect_message(self, image_id, words):
         """Wait for words in what the task says last."""
         wait_for(lambda: words in self.message(image_id), 20,
                  what=lambda: self.message(image_id))

@@ -295,10 +295,9 @@ def small_staging(glance, tmp_path):
 def test_upload_that_is_gone(glance, images, disk_format):
     """Whatever goes wrong, the image is its owner's again."""
     qcow2, raw = images.qcow2('gone')
-    image_id = glance.create(disk_format)
-    glance.stage(image_id, qcow2 if disk_format == 'qcow2' else raw)
-    (glance.cloud.glance.staging / image_id).unlink()
-    glance.start_import(image_id)
+    image_id = glance.begin(
+        qcow2 if disk_format == 'qcow2' else raw, disk_format,
+        before=lambda path: path.unlink())
     image = glance.finish(image_id)
     assert image['status'] == 'queued'
     assert image['os_glance_failed_import'] == 'ceph'

@@ -84,9 +84,10 @@ def test_every_format_into_stores_of_both_kinds(glance, images, variant):
     assert os.listdir(stored.parent) == []
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_every_format_by_the_direct_plugin_alone(glance, configure, images,
-                                                 variant):
+@pytest.mark.parametrize('variant', ['vmdk-stream', 'vdi-dynamic',
+                                     'vhd-fixed', 'vhdx-dynamic'])
+def test_formats_by_the_direct_plugin_alone(glance, configure, images,
+                                            variant):
     configure(image_import_opts={'image_import_plugins':
                                  "['rbd_direct_convert']"})
     path, disk_format, raw = made(images, variant)
@@ -181,7 +182,7 @@ def test_what_is_kept_as_it_was_uploaded(glance, images, disk_format,
     assert (image['disk_format'], image['container_format']) == (
         disk_format, container_format)
     assert image['os_hash_value'] == support.digests(path)[1]
-    glance.wait_message(image['id'], reason)
+    glance.expect_message(image['id'], reason)
 
 
 def write_iso(path):
@@ -199,7 +200,7 @@ def test_encrypted_images_are_kept(glance, images):
     raw = images.raw('encrypted')
     image = glance.imported(raw, 'raw', os_encrypt_format='LUKSv1')
     assert image['os_hash_value'] == support.digests(raw)[1]
-    glance.wait_message(image['id'], 'it is encrypted')
+    glance.expect_message(image['id'], 'it is encrypted')
 
 
 # What an attacker may try, and words of the refusal.
@@ -245,7 +246,7 @@ def test_truncated_image(glance, images, variant):
 
 
 def test_expansion_beyond_reason(glance, configure, images):
-    """11 MiB that stand for 1.5 GiB are refused, whatever the road.
+    """9 MiB that stand for 1.1 GiB are refused, whatever the road.
 
     A file that was made by hand can stand for much more, but not one that
     qemu-img makes; so the limit is lower than by default.
@@ -253,10 +254,10 @@ def test_expansion_beyond_reason(glance, configure, images):
     configure(conversion={'max_expansion': 50})
     bomb = images.folder / 'bomb.qcow2'
     subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
-                    'cluster_size=2M', bomb, '1536M'],
+                    'cluster_size=2M', bomb, '1152M'],
                    check=True)
     subprocess.run(['qemu-io', '-f', 'qcow2', *(
-        word for n in range(768) for word in
+        word for n in range(576) for word in
         ('-c', f'write -c -P 65 {2 * n}M 2M')), bomb],
         check=True, capture_output=True)
     for stores in (('files',), ('local',)):
@@ -270,4 +271,4 @@ def test_message_of_a_staged_conversion(glance, images):
     qcow2, _ = images.qcow2('message', '-c')
     image_id = glance.begin(qcow2, stores=('local',))
     glance.finish(image_id)
-    glance.wait_message(image_id, 'Converted qcow2 to raw: 48 MiB, ')
+    glance.expect_message(image_id, 'Converted qcow2 to raw: 48 MiB, ')

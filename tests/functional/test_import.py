@@ -236,7 +236,7 @@ def test_record_is_what_stock_would_have_left(glance, configure, images):
     assert ({k: v for k, v in ours.items() if k not in own}
             == {k: v for k, v in stock.items() if k not in own})
     stock_locations = locations_of(glance.cloud, stock['id'])
-    assert locations == [
+    assert list(locations) == [
         (value.replace(stock['id'], ours['id']), meta, status)
         for value, meta, status in stock_locations]
     for key in ('size', 'objects', 'order', 'object_size', 'format',
@@ -247,8 +247,8 @@ def test_record_is_what_stock_would_have_left(glance, configure, images):
 
 def locations_of(cloud, image_id):
     """(url, metadata, status) of an image, from Glance's database."""
-    import sqlite3
-    with sqlite3.connect(cloud.glance.dir / 'glance.db') as db:
-        return db.execute(
+    with cloud.database.connect() as db, db.cursor() as cursor:
+        cursor.execute(
             'SELECT value, meta_data, status FROM image_locations '
-            "WHERE image_id = ? AND deleted = 0", (image_id,)).fetchall()
+            'WHERE image_id = %s AND deleted = 0', (image_id,))
+        return cursor.fetchall()

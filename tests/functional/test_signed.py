@@ -83,7 +83,7 @@ def test_a_signed_image_is_kept_and_verified(glance, images, signer, store):
                             **signer.properties(qcow2.read_bytes()))
     assert image['disk_format'] == 'qcow2'
     assert image['os_hash_value'] == support.digests(qcow2)[1]
-    glance.wait_message(image['id'], 'it is signed')
+    glance.expect_message(image['id'], 'it is signed')
     log = glance.cloud.glance.log.read_text()
     assert f'Successfully verified signature for image {image["id"]}' in log
 

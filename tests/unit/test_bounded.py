@@ -28,8 +28,9 @@ def _write(sink, pattern):
 
 
 def test_takes_what_is_allowed():
-    sink = bounded.Bounded(fakes.FakeSink(), 3 * images.BLOCK)
-    _write(sink, 'ABC')
+    inner = fakes.FakeSink()
+    _write(bounded.Bounded(inner, 3 * images.BLOCK), 'ABC')
+    assert inner.names() == ['write'] * 3
 
 
 def test_refuses_what_is_more():

@@ -203,6 +203,7 @@ def test_a_disk_that_is_full(small_disk):
 
 def test_holes_take_no_room_on_a_small_disk(small_disk):
     _sealed(small_disk, 'A' + '0' * 10 + '-' * 1000 + 'B')
+    assert len(_names(small_disk)) == 2     # the image and its mark
 
 
 def test_larger_than_a_file_may_be(folder):

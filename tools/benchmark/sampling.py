@@ -19,6 +19,8 @@ import resource
 import subprocess
 import threading
 
+from cloud import processes
+
 INTERVAL = 0.05
 _TICK = os.sysconf('SC_CLK_TCK')
 _PAGE = resource.getpagesize()
@@ -122,7 +124,7 @@ class Used:
                 raise
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError(f'{argv}: {message.strip()}')
+            raise processes.CloudError(f'{argv}: {message.strip()}')
         self.cpu += usage.ru_utime + usage.ru_stime
         self.memory = max(self.memory, usage.ru_maxrss * 1024)
 

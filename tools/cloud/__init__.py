@@ -21,6 +21,7 @@ import os
 import shutil
 
 from cloud.ceph import Ceph
+from cloud.database import Database
 from cloud.glance import Glance
 from cloud.keystone import Keystone
 from cloud import processes
@@ -45,7 +46,8 @@ class Cloud:
         # Not up unless somebody brings it up.
         self.s3 = S3(self.settings, self.ceph)
         self.keystone = Keystone(self.settings, image_url)
-        self.glance = Glance(self.settings, self.ceph,
+        self.database = Database(self.settings)
+        self.glance = Glance(self.settings, self.ceph, self.database,
                              self.keystone.auth_url)
 
     def up(self):
@@ -53,11 +55,13 @@ class Cloud:
         self.settings.save()
         self.ceph.up()
         self.keystone.up()
+        self.database.up()
         self.glance.up()
 
     def down(self):
         """Stop every process this cloud started; keep its data."""
         self.glance.stop()
+        self.database.stop()
         self.keystone.stop()
         self.s3.stop()
         self.ceph.down()
@@ -71,6 +75,7 @@ class Cloud:
     def status(self):
         """What runs, where it listens and where its files are."""
         daemons = dict(self.ceph.daemons, keystone=self.keystone.daemon,
+                       mariadb=self.database.daemon,
                        glance=self.glance.daemon)
         return {
             'services': {

@@ -118,7 +118,7 @@ def main():
         cloud = Cloud(options.root, options.venv, options.base_port,
                       options.objectstore)
         return options.action(cloud, options)
-    except (processes.CommandError, RuntimeError, TimeoutError,
+    except (processes.CommandError, processes.CloudError, TimeoutError,
             ValueError) as error:
         return f'error: {error}'
 

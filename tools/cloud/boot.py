@@ -20,6 +20,7 @@ import subprocess
 import time
 
 from cloud import debian_image
+from cloud import processes
 
 QEMU = ('qemu-system-x86_64', '-machine', 'q35,accel=tcg', '-m', '1024',
         '-smp', '2', '-display', 'none', '-nic', 'none', '-no-reboot',
@@ -31,7 +32,7 @@ def boot_clone(cloud, pool, image_id, timeout=240, echo=print):
     """Boot a copy-on-write clone to its login prompt.
 
     Each line of the serial console goes to echo. Returns the whole
-    log; raises TimeoutError or RuntimeError, with its end, if there is
+    log; raises TimeoutError or CloudError, with its end, if there is
     no login prompt. Leaves neither the clone nor the machine behind.
     """
     with _clone(cloud, pool, image_id) as clone:
@@ -77,7 +78,8 @@ def _watch(machine, deadline, echo):
             continue
         data = os.read(machine.stdout.fileno(), 65536)
         if not data:
-            raise RuntimeError(f'the machine ended:\n{log[-2000:]}')
+            raise processes.CloudError(
+                f'the machine ended:\n{log[-2000:]}')
         log += data.decode(errors='replace').replace('\r', '')
         while (end := log.find('\n', shown)) >= 0:
             echo(log[shown:end])

@@ -25,11 +25,12 @@ IMPORT_SECTIONS = ('image_import_opts', 'image_conversion',
 class Glance(wsgi.WsgiService):
     """The image service: what Kolla configures, with our plugins on."""
 
-    def __init__(self, settings, ceph, auth_url):
+    def __init__(self, settings, ceph, database, auth_url):
         self.dir = settings.root / 'glance'
         self.config_dir = self.dir / 'etc'
         self.staging = self.dir / 'staging'
         self._ceph = ceph
+        self._database = database
         self._auth_url = auth_url
         super().__init__(
             settings, 'glance', settings.port(1),
@@ -46,7 +47,7 @@ class Glance(wsgi.WsgiService):
     def up(self):
         """Create the service if it is new and start it if it is down."""
         self.settings.once('glance-conf', self.configure)
-        self.settings.once('glance-db', self._create_database)
+        self.settings.once('glance-db', self._create_tables)
         self.start()
 
     def configure(self, overrides=None):
@@ -79,10 +80,7 @@ class Glance(wsgi.WsgiService):
                 'worker_self_reference_url': self.url,
                 'use_keystone_limits': False,
             },
-            'database': {
-                'connection': identity.sqlite_url(self._database),
-                'sqlite_synchronous': False,
-            },
+            'database': {'connection': self._database.url},
             'keystone_authtoken': self._credentials() | {
                 'service_type': 'image',
                 'www_authenticate_uri': self._auth_url,
@@ -144,11 +142,6 @@ class Glance(wsgi.WsgiService):
             'region_name': identity.REGION,
         }
 
-    @property
-    def _database(self):
-        return self.dir / 'glance.db'
-
-    def _create_database(self):
+    def _create_tables(self):
         processes.run(self.settings.bin('glance-manage'), '--config-dir',
                       self.config_dir, 'db_sync')
-        identity.let_readers_in(self._database)

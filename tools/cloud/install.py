@@ -20,7 +20,7 @@ from cloud import processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 REQUIREMENTS = ('glance==33.0.0', 'glance_store', 'python-glanceclient',
-                'python-openstackclient', 'keystone', 'uwsgi')
+                'python-openstackclient', 'keystone', 'PyMySQL', 'uwsgi')
 
 
 def install(venv):

@@ -114,7 +114,8 @@ class Keystone(wsgi.WsgiService):
     @staticmethod
     def _expect(reply, *statuses):
         if reply.status not in statuses:
-            raise RuntimeError(f'Keystone: {reply.status} {reply.body}')
+            raise processes.CloudError(
+                f'Keystone: {reply.status} {reply.body}')
         return reply
 
     def _auth(self, user):

@@ -30,6 +30,10 @@ MARK = 'GLANCE_CLOUD_PROCESS'
 _children = []
 
 
+class CloudError(Exception):
+    """Something of the cloud does not work; the text says what."""
+
+
 class CommandError(subprocess.CalledProcessError):
     """A command failed; unlike its parent it says what was printed."""
 
@@ -159,7 +163,7 @@ class Daemon:
             reason = 'ended early'
         except TimeoutError as error:
             reason = str(error)
-        raise RuntimeError('\n'.join(
+        raise CloudError('\n'.join(
             [f'{self.name} {reason}', _tail(self.log),
              _tail(self._own_log)]))
 

@@ -48,7 +48,7 @@ class WsgiService:
         self.daemon = processes.Daemon(settings.root, name, self.log)
         self._address = f'127.0.0.1:{port}'
         self._env = {key: str(value) for key, value in env.items()}
-        self._options = options
+        self.options = options
 
     def start(self):
         """Start the service and wait until it answers."""
@@ -57,7 +57,7 @@ class WsgiService:
             'home': self.settings.venv,
             'http': self._address,
             'module': self.module,
-        } | self._options})
+        } | self.options})
         path = f'{self.settings.venv}/bin:{os.environ["PATH"]}'
         self.daemon.start(self.settings.bin('uwsgi'), '--ini', config,
                           env=self._env | {'PATH': path})
