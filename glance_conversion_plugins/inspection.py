@@ -145,10 +145,9 @@ def check_intact(image: ImageInfo,
 
 def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> None:
     report = qemu.check(image.path, DRIVERS[image.disk_format], cancel)
-    if corruptions := report.get('corruptions', 0):
+    if report.get('corruptions', 0):
         raise errors.DamagedImage(
-            f'The image is damaged or truncated: {corruptions} errors in its '
-            'tables.')
+            'The image is damaged or truncated: its tables have errors.')
     clusters = -(-image.file_size // image.cluster_size)
     if (report.get('image-end-offset', 0) > clusters * image.cluster_size
             or qcow2.ends_early(image.path)):

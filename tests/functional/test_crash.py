@@ -183,7 +183,7 @@ def test_dead_import_of_another_host(glance, images):
 
 def test_digests_that_a_dead_process_owes(glance, configure, images):
     configure(conversion={'digests': 'deferred'})
-    qcow2, raw = images.slow()
+    qcow2, raw = images.slow(size=2048 * MIB)
     image_id = glance.begin(qcow2)
     support.wait_for(lambda: glance.task(image_id)['status'] == 'success')
     glance.cloud.glance.kill()

@@ -12,9 +12,11 @@
 
 """Imports that fail: a clear reason, nothing left, and a second chance."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -393,3 +395,42 @@ def test_a_copy_of_staging_is_not_needed(glance, images):
     assert glance.staged() == [image_id, extra.name]
     assert glance.finish(image_id)['status'] == 'active'
 
+
+
+@pytest.fixture
+def pause(cloud):
+    """Stops the OSD as a failing disk does: it neither answers nor ends."""
+    pid = cloud.ceph.daemons['ceph-osd'].pid()
+
+    @contextlib.contextmanager
+    def paused():
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    return paused
+
+
+def test_ceph_that_hangs_for_a_while(glance, images, pause):
+    qcow2, _ = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    with pause():
+        time.sleep(6)
+        assert 'Converting: ' in glance.message(image_id)
+    image = glance.finish(image_id)
+    assert image['status'] == 'active', glance.message(image_id)
+    # That is the digest of what was read; this is what was written.
+    assert image['os_hash_value'] == glance.content(image_id)[1]
+
+
+def test_deleted_while_ceph_hangs(glance, images, pause):
+    """The import lets go at once; what is left goes when Ceph answers."""
+    qcow2, _ = images.slow()
+    image_id = glance.begin(qcow2)
+    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    with pause():
+        glance.delete(image_id)
+        support.wait_for(lambda: not glance.qemu_processes(), 10)
+    assert glance.leftovers() == {}

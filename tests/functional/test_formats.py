@@ -96,8 +96,10 @@ def test_formats_by_the_direct_plugin_alone(glance, configure, images,
     assert glance.content(image['id']) == support.digests(raw)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-def test_every_format_by_way_of_staging(glance, images, variant):
+@pytest.mark.parametrize('variant', ['vmdk-sparse', 'vmdk-stream',
+                                     'vdi-static', 'vhd-chs', 'vhd-fixed',
+                                     'vhdx-fixed', 'raw'])
+def test_formats_by_way_of_staging(glance, images, variant):
     """A stock store gets a real file, and staging is empty afterwards."""
     path, disk_format, raw = made(images, variant)
     image = glance.imported(path, disk_format, stores=('local',))

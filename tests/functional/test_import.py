@@ -196,7 +196,7 @@ def test_another_hash_algorithm(glance, configure, images):
 
 def test_deferred_digests_follow(glance, configure, images):
     configure(conversion={'digests': 'deferred'})
-    qcow2, raw = images.slow('deferred', size=3 * 1024 * MIB)
+    qcow2, raw = images.slow('deferred', size=1536 * MIB)
     image_id = glance.begin(qcow2)
     early = glance.finish(image_id)
     assert early['status'] == 'active'
