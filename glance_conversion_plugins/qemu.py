@@ -33,6 +33,7 @@ from typing import NamedTuple
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import confinement
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import vhd
 from glance_conversion_plugins import launcher
 
 LOG = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def node(path: str, driver: str) -> str:
     }
     if driver in ('qcow2', 'vmdk'):
         tree['backing'] = None
+    if driver == 'vpc' and vhd.is_cut_by_qemu(path):
+        tree['force_size_calc'] = 'current_size'
     return 'json:' + json.dumps(tree)
 
 

@@ -47,9 +47,10 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--stock-runs', type=int, default=1, help='runs of '
-                        'what takes minutes: stock, and inline in (c)')
+                        'what takes minutes')
     parser.add_argument('--stock-c', action='store_true',
-                        help='stock in (c) too: many minutes')
+                        help='stock, and digests inline, in (c) too: many '
+                        'minutes')
     parser.add_argument('--cases', default='a,b,c', help='of a to f; '
                         'empty for none')
     parser.add_argument('--latency', action='store_true',
@@ -126,7 +127,7 @@ def main():
     """Bring a cloud up, measure, take it down."""
     chosen = options()
     # So that the cloud goes down with us.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ['CEPH_ARGS'] = CEPH_ARGS
     cloud = Cloud(chosen.root, chosen.venv)
     results = {'started': time.strftime('%Y-%m-%d %H:%M'), 'cases': {},
@@ -141,7 +142,7 @@ def main():
                       chosen.objectstore)
         cloud.up()
         measure_all(cloud, chosen, results)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         # What was measured before is worth a report.
         results['error'] = f'{type(error).__name__}: {error}'
         measure.progress('failed:', results['error'])

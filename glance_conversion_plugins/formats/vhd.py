@@ -47,6 +47,9 @@ _MAX_DISK = 0xff000000 * _SECTOR    # 2040 GiB, as in qemu
 # largest there is.
 _BY_SIZE = {b'win ', b'qem2', b'd2v ', b'tap\0', b'CTXS', b'wa\0\0'}
 _MAX_GEOMETRY = 65535 * 16 * 255
+# VirtualBox means the size that it writes; the geometry, rounded down, would
+# cut off the end of the disk, with its second partition table.
+_UNKNOWN_TO_QEMU = {b'vbox'}
 
 
 class _Footer(NamedTuple):
@@ -68,9 +71,10 @@ class _Footer(NamedTuple):
 
     @property
     def served(self) -> int:
-        """What qemu takes for the size of the disk, in bytes."""
+        """The size of the disk that is converted, in bytes."""
         geometry = self.cylinders * self.heads * self.sectors
-        if self.creator in _BY_SIZE or geometry == _MAX_GEOMETRY:
+        if (self.creator in _BY_SIZE | _UNKNOWN_TO_QEMU
+                or geometry == _MAX_GEOMETRY):
             return self.size // _SECTOR * _SECTOR
         return geometry * _SECTOR
 
@@ -95,14 +99,23 @@ def check(f: BinaryIO, size: int) -> None:
 
 def is_fixed(path: str) -> bool:
     """Say whether a file is a raw disk with the footer of a fixed VHD."""
+    footer = _last_footer(path)
+    return footer is not None and footer.type == _FIXED
+
+
+def is_cut_by_qemu(path: str) -> bool:
+    """Say whether qemu has to be told to take the size from the footer."""
+    footer = _last_footer(path)
+    return footer is not None and footer.creator in _UNKNOWN_TO_QEMU
+
+
+def _last_footer(path: str) -> _Footer | None:
     size = os.path.getsize(path)
-    if size < _SECTOR:
-        return False
     with open(path, 'rb') as f:
         try:
-            return _footer(f, size - _SECTOR).type == _FIXED
+            return _footer(f, max(0, size - _SECTOR))
         except errors.DamagedImage:
-            return False
+            return None
 
 
 def _footer(f: BinaryIO, offset: int, length: int = _SECTOR) -> _Footer:

@@ -17,8 +17,6 @@ import socket
 from typing import Any
 
 from glance_store._drivers import filesystem as stock
-from glance_store import capabilities
-from glance_store import driver
 from glance_store import exceptions
 
 from glance_conversion_plugins import config
@@ -33,7 +31,7 @@ from glance_conversion_plugins.stores import guard
 StoreLocation = stock.StoreLocation
 
 
-class Store(stock.Store):
+class Store(guard.Adopting, stock.Store):
     """Stock file store whose images may be written by an import task.
 
     Options, folders, names and modes are those of the stock driver, so a
@@ -51,23 +49,6 @@ class Store(stock.Store):
         config.register_opts(self.conf)
         stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'file')
         super().configure(re_raise_bsc=re_raise_bsc)
-
-    @driver.back_compat_add
-    @capabilities.check
-    def add(self, image_id: str, image_file: Any, image_size: int,
-            hashing_algo: str, context: Any = None, verifier: Any = None
-            ) -> Any:
-        """Adopt what a task has written, or store ``image_file``.
-
-        Parameters, result and errors are those of the stock driver; the
-        digests of an adopted image may be None.
-        """
-        adopted = guard.adopt(self.backend_group, str(image_id), image_size)
-        if adopted:
-            return adopted
-        data = guard.Guarded(image_file, self.WRITE_CHUNKSIZE)
-        return super().add(image_id, data, image_size, hashing_algo,
-                           context=context, verifier=verifier)
 
     @property
     def _folders(self) -> list[str]:

@@ -18,8 +18,6 @@ import socket
 from typing import Any
 
 from glance_store._drivers import rbd as stock
-from glance_store import capabilities
-from glance_store import driver
 from oslo_config import cfg
 
 from glance_conversion_plugins import ceph
@@ -39,7 +37,7 @@ StoreLocation = stock.StoreLocation
 _TIMEOUT = 30   # seconds
 
 
-class Store(stock.Store):
+class Store(guard.Adopting, stock.Store):
     """Stock RBD store whose images may be written by an import task.
 
     Options, URLs, names, features and snapshots are those of the stock
@@ -60,23 +58,6 @@ class Store(stock.Store):
         config.register_opts(self.conf)
         stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'rbd')
         super().configure(re_raise_bsc=re_raise_bsc)
-
-    @driver.back_compat_add
-    @capabilities.check
-    def add(self, image_id: str, image_file: Any, image_size: int,
-            hashing_algo: str, context: Any = None, verifier: Any = None
-            ) -> Any:
-        """Adopt what a task has written, or store ``image_file``.
-
-        Parameters, result and errors are those of the stock driver; the
-        digests of an adopted image may be None.
-        """
-        adopted = guard.adopt(self.backend_group, str(image_id), image_size)
-        if adopted:
-            return adopted
-        data = guard.Guarded(image_file, self.WRITE_CHUNKSIZE)
-        return super().add(image_id, data, image_size, hashing_algo,
-                           context=context, verifier=verifier)
 
     @property
     def _place(self) -> ceph.Place:

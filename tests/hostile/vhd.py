@@ -88,7 +88,7 @@ def _header(at: int, new: bytes) -> bytes:
 
 def _valid():
     for creator in (b'vpc ', b'vs  ', b'win ', b'tap\0', b'd2v ', b'qemu',
-                    b'qem2', b'vbox', b'CTXS', b'wa\0\0'):
+                    b'qem2', b'CTXS', b'wa\0\0'):
         name = creator.decode().strip('\0 ')
         yield case(f'vhd-dynamic-by-{name}', 'vhd',
                    lambda c=creator: dynamic(creator=c))

@@ -42,10 +42,9 @@ def field(key, options):
         for name in (*contestants.FLOORS, 'import'):
             del runs[name]
     if key == 'c':
-        # Digests of 100 GiB: minutes, and as steady as stock.
-        runs['inline'] = options.stock_runs
-        if not options.stock_c:
-            runs['stock'] = 0
+        # Digests of 100 GiB: minutes, and steady.
+        runs['inline'] = runs['stock'] = (
+            options.stock_runs if options.stock_c else 0)
     return runs
 
 
