@@ -24,9 +24,7 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import subprocess
-import tempfile
 from typing import Any
 from typing import NamedTuple
 
@@ -60,7 +58,7 @@ def _cpu_seconds(path: str) -> int:
     return 60 + os.path.getsize(path) // (16 << 20)
 
 
-def _decoding_seconds(path: str, virtual_size: int) -> int:
+def decoding_seconds(path: str, virtual_size: int) -> int:
     """Allow that, and a second more for each 64 MiB of the disk."""
     return _cpu_seconds(path) + virtual_size // (64 << 20)
 
@@ -183,7 +181,7 @@ def convert(path: str, driver: str, virtual_size: int, output: Output,
             node(path, driver), output.path]
     # Tables of the target and a compressed format's overhead take more than
     # the disk has, but never so much.
-    limits = confinement.Limits(_decoding_seconds(path, virtual_size),
+    limits = confinement.Limits(decoding_seconds(path, virtual_size),
                                 file_size=virtual_size * 5 // 4 + (64 << 20))
     with _running(argv, limits, cancel, readable=[path],
                   writable=[output.path]) as process:
@@ -216,86 +214,3 @@ def _failure(status: int, err: str, output: Output
             'images to.')
     return errors.DamagedImage(
         'The image is damaged: its content can not be decoded.')
-
-
-class NbdServer:
-    """A read-only ``qemu-nbd`` for one image, and connected sockets to it.
-
-    The clients connect to the listening socket before qemu starts, so there
-    is nothing to wait for, no path that others could open, and nothing to
-    remove when this process is killed. Without ``-t`` the server ends when
-    its last client leaves.
-    """
-
-    def __init__(self, path: str, driver: str, connections: int,
-                 virtual_size: int) -> None:
-        """Start the server.
-
-        :param driver: qemu's name of the image's format
-        :param connections: how many clients it serves at once
-        :param virtual_size: in bytes
-        """
-        with _listener() as (listener, address):
-            self.sockets = [_connect(address) for _ in range(connections)]
-        argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
-                node(path, driver)]
-        with listener:
-            self._process = confinement.start(
-                argv, confinement.Limits(_decoding_seconds(path,
-                                                           virtual_size)),
-                readable=[path], stdin=listener, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def status(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs.
-
-        Waits a moment, for sockets close first.
-        """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        return self._process.returncode
-
-    def why_unusable(self) -> errors.ConversionError:
-        """The error for a server that does not even begin to serve."""
-        status = self.status()
-        if status == launcher.NOT_STARTED:
-            return errors.Misconfigured(confinement.MISSING)
-        if status is None or status < 0:
-            return errors.SourceFailed(STOPPED)
-        return errors.DamagedImage('The image can not be opened: '
-                                   'its header or its tables are damaged.')
-
-    def kill(self) -> None:
-        """End the server now; its clients see the connection close."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """End the server and log what it had to say."""
-        self.kill()
-        stderr = self._process.stderr
-        if stderr and not stderr.closed:
-            with stderr:
-                if said := stderr.read(4096).strip():
-                    LOG.warning('qemu-nbd said: %s', said)
-
-
-@contextlib.contextmanager
-def _listener() -> Any:
-    """A listening Unix socket whose name is gone when the block ends."""
-    listener = socket.socket(socket.AF_UNIX)
-    with tempfile.TemporaryDirectory(prefix='glance-conversion-') as folder:
-        address = os.path.join(folder, 'nbd')
-        listener.bind(address)
-        listener.listen(64)
-        yield listener, address
-
-
-def _connect(address: str) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(address)
-    return client

@@ -22,6 +22,7 @@ import nbd
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import qemu
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class NbdSource:
         """
         self._closed = False
         self._error: errors.ConversionError | None = None
-        self._server = qemu.NbdServer(path, driver, connections + 1,
+        self._server = nbd_server.NbdServer(path, driver, connections + 1,
                                       virtual_size)
         self._idle: queue.LifoQueue[nbd.NBD] = queue.LifoQueue()
         try:

@@ -17,9 +17,26 @@ from typing import NamedTuple
 
 import pytest
 
+from glance_conversion_plugins import nbd_server
 from tests.contract import images
+from tests.unit import processes
 
 _MEBIBYTE = 1 << 20
+
+PATTERN = 'A0-BCD'
+
+
+@pytest.fixture
+def path(tmp_path):
+    return images.qcow2(tmp_path / 'disk.qcow2', PATTERN)
+
+
+@pytest.fixture
+def server(path):
+    found = nbd_server.NbdServer(path, 'qcow2', 1, len(PATTERN) * images.BLOCK)
+    processes.wait_for_comm(found.pid, 'qemu-nbd')
+    yield found
+    found.close()
 
 
 class Big(NamedTuple):

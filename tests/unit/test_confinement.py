@@ -23,12 +23,13 @@ import pytest
 from glance_conversion_plugins import confinement
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import launcher
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins.sources import nbd as nbd_source
 from tests.contract import images
+from tests.unit import conftest
 from tests.unit import processes
 
-PATTERN = 'A0-BCD'
 LIMITS = confinement.Limits(77)
 
 # Turns a hang into a failure; nothing waits for so long.
@@ -40,23 +41,10 @@ NO_CALL = 'EPERM'       # seccomp, and signals out of Landlock's scope
 
 
 @pytest.fixture
-def path(tmp_path):
-    return images.qcow2(tmp_path / 'disk.qcow2', PATTERN)
-
-
-@pytest.fixture
 def secret(tmp_path):
     found = tmp_path / 'secret'
     found.write_text('secret')
     return str(found)
-
-
-@pytest.fixture
-def server(path):
-    found = qemu.NbdServer(path, 'qcow2', 1, len(PATTERN) * images.BLOCK)
-    processes.wait_for_comm(found.pid, 'qemu-nbd')
-    yield found
-    found.close()
 
 
 @pytest.fixture
@@ -128,7 +116,7 @@ def test_limits_of_a_running_server(server):
 
 
 def test_cpu_time_follows_the_size(path):
-    server = qemu.NbdServer(path, 'qcow2', 1, 640 << 20)
+    server = nbd_server.NbdServer(path, 'qcow2', 1, 640 << 20)
     try:
         processes.wait_for_comm(server.pid, 'qemu-nbd')
         assert _limits(server.pid)['Max cpu time'] == ['70', '70']
@@ -173,7 +161,7 @@ def test_no_file_grows_beyond_the_limit(path, tmp_path):
         *argv, limits=confinement.Limits(60, file_size=6 * images.BLOCK),
         **files)
     assert not status, said
-    assert target.read_bytes() == images.content(PATTERN)
+    assert target.read_bytes() == images.content(conftest.PATTERN)
 
 
 def test_no_privileges_to_gain(server):
@@ -184,7 +172,7 @@ def test_no_privileges_to_gain(server):
 
 def test_environment_holds_nothing_of_ours(path, monkeypatch):
     monkeypatch.setenv('OS_PASSWORD', 'secret')
-    server = qemu.NbdServer(path, 'qcow2', 1, 1 << 20)
+    server = nbd_server.NbdServer(path, 'qcow2', 1, 1 << 20)
     try:
         processes.wait_for_comm(server.pid, 'qemu-nbd')
         environ = processes.proc(server.pid, 'environ').split('\0')
@@ -208,7 +196,7 @@ def test_environment_of_a_program_without_a_socket(monkeypatch):
 def test_server_inherits_no_file_of_ours(path, tmp_path):
     with open(tmp_path / 'ours', 'w') as ours:
         os.set_inheritable(ours.fileno(), True)
-        server = qemu.NbdServer(path, 'qcow2', 1, 1 << 20)
+        server = nbd_server.NbdServer(path, 'qcow2', 1, 1 << 20)
         try:
             processes.wait_for(lambda: processes.flags(server.pid, path),
                                'the image')
@@ -242,8 +230,9 @@ def test_stdin_is_empty():
 
 _OWNER = """
 import sys
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import qemu
-server = qemu.NbdServer(sys.argv[1], 'qcow2', 1, 1 << 20)
+server = nbd_server.NbdServer(sys.argv[1], 'qcow2', 1, 1 << 20)
 print(server.pid, flush=True)
 sys.stdin.read()
 """
@@ -268,7 +257,7 @@ def test_dies_with_the_thread_that_started_it(path):
     servers = []
 
     def start():
-        servers.append(qemu.NbdServer(path, 'qcow2', 1, 1 << 20))
+        servers.append(nbd_server.NbdServer(path, 'qcow2', 1, 1 << 20))
         processes.wait_for_comm(servers[0].pid, 'qemu-nbd')
 
     thread = threading.Thread(target=start)
@@ -557,6 +546,7 @@ _OLD_KERNEL = """
 import sys
 from glance_conversion_plugins import confinement
 from glance_conversion_plugins import launcher
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import qemu
 library = launcher.libseccomp()
 context = library.seccomp_init(0x7fff0000)
@@ -573,6 +563,6 @@ def test_runs_on_a_kernel_without_landlock(seccomp, path):
     found = subprocess.run([sys.executable, '-c', _OLD_KERNEL, path],
                            check=True, capture_output=True, text=True)
     assert found.stdout.split() == ['Landlock',
-                                    str(len(PATTERN) * images.BLOCK)]
+                                    str(len(conftest.PATTERN) * images.BLOCK)]
     # The operator is told, once.
     assert found.stderr.count('want of Landlock') == 1

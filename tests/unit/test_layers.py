@@ -27,8 +27,8 @@ ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
 DATA_PATH = {
     'cancel', 'ceph', 'confinement', 'conversion', 'detection', 'digest',
     'errors', 'extent', 'formats', 'formats.binary', 'formats.qcow2',
-    'formats.vdi', 'formats.vhd', 'formats.vhdx', 'formats.vmdk',
-    'inspection', 'launcher', 'pipeline', 'progress', 'qemu', 'sinks',
+    'formats.vdi', 'formats.vhd', 'formats.vhdx', 'formats.vmdk', 'inspection',
+    'launcher', 'nbd_server', 'pipeline', 'progress', 'qemu', 'sinks',
     'sinks.bounded', 'sinks.discard', 'sinks.fanout', 'sinks.file',
     'sinks.rbd', 'sources', 'sources.file', 'sources.nbd', 'sources.rbd',
     'sources.vhdx', 'watchdog',

@@ -24,8 +24,8 @@ import pytest
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import pipeline
-from glance_conversion_plugins import qemu
 from glance_conversion_plugins.sources import nbd as nbd_source
 from tests.contract import images
 from tests.unit import fakes
@@ -41,7 +41,7 @@ def _read(source, offset, length=images.BLOCK):
     return bytes(buffer)
 
 
-class NbdkitServer(qemu.NbdServer):
+class NbdkitServer(nbd_server.NbdServer):
     """nbdkit in the place of qemu-nbd, with filters that make trouble."""
 
     arguments = ()
@@ -77,7 +77,7 @@ def nbdkit(monkeypatch):
             pass
 
         Server.arguments = arguments
-        monkeypatch.setattr(qemu, 'NbdServer', Server)
+        monkeypatch.setattr(nbd_server, 'NbdServer', Server)
         opened.append(nbd_source.NbdSource('no path', 'raw', SIZE,
                                            connections))
         return opened[-1]

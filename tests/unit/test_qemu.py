@@ -20,25 +20,12 @@ import pytest
 
 from glance_conversion_plugins import cancel
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import nbd_server
 from glance_conversion_plugins import qemu
 from glance_conversion_plugins.sources import nbd as nbd_source
 from tests.contract import images
+from tests.unit import conftest
 from tests.unit import processes
-
-PATTERN = 'A0-BCD'
-
-
-@pytest.fixture
-def path(tmp_path):
-    return images.qcow2(tmp_path / 'disk.qcow2', PATTERN)
-
-
-@pytest.fixture
-def server(path):
-    found = qemu.NbdServer(path, 'qcow2', 1, len(PATTERN) * images.BLOCK)
-    processes.wait_for_comm(found.pid, 'qemu-nbd')
-    yield found
-    found.close()
 
 
 def test_image_is_opened_read_only(server, path):
@@ -52,7 +39,7 @@ def test_no_socket_path_left(path, tmp_path, monkeypatch):
     folder = tmp_path / 'tmp'
     folder.mkdir()
     monkeypatch.setattr('tempfile.tempdir', str(folder))
-    server = qemu.NbdServer(path, 'qcow2', 3, 1 << 20)
+    server = nbd_server.NbdServer(path, 'qcow2', 3, 1 << 20)
     try:
         assert os.listdir(folder) == []
         assert len(server.sockets) == 3
@@ -70,7 +57,7 @@ def test_ends_when_its_last_client_leaves(server):
 
 
 def test_close_ends_it_and_may_be_called_twice(path):
-    server = qemu.NbdServer(path, 'qcow2', 1, 1 << 20)
+    server = nbd_server.NbdServer(path, 'qcow2', 1, 1 << 20)
     assert server._process.poll() is None
     server.close()
     assert server._process.returncode is not None
@@ -99,7 +86,7 @@ def test_close_of_a_source_leaves_no_descriptor_open(path):
 def test_what_it_says_is_logged(tmp_path, caplog):
     path = tmp_path / 'junk'
     path.write_bytes(b'x' * 100_000)
-    server = qemu.NbdServer(str(path), 'qcow2', 1, 1 << 20)
+    server = nbd_server.NbdServer(str(path), 'qcow2', 1, 1 << 20)
     server._process.wait(60)
     server.close()
     assert 'not in qcow2 format' in caplog.text.lower()
@@ -167,13 +154,13 @@ def test_protocol_is_not_guessed(tmp_path, monkeypatch):
 def test_server_needs_no_lock_on_the_image(server, path):
     handle = nbd.NBD()
     handle.connect_socket(server.sockets[0].detach())
-    assert handle.get_size() == len(PATTERN) * images.BLOCK
+    assert handle.get_size() == len(conftest.PATTERN) * images.BLOCK
     assert qemu.info(path, 'qcow2')['virtual-size'] == handle.get_size()
 
 
 def test_info(path):
     found = qemu.info(path, 'qcow2')
-    assert found['virtual-size'] == len(PATTERN) * images.BLOCK
+    assert found['virtual-size'] == len(conftest.PATTERN) * images.BLOCK
     assert found['cluster-size'] == 65536
 
 
@@ -221,14 +208,14 @@ def output(tmp_path):
     return qemu.Output(str(found), 'raw', ())
 
 
-SIZE = len(PATTERN) * images.BLOCK
+SIZE = len(conftest.PATTERN) * images.BLOCK
 
 
 def test_convert(path, output):
     told = []
     qemu.convert(path, 'qcow2', SIZE, output, told.append)
     with open(output.path, 'rb') as f:
-        assert f.read() == images.content(PATTERN)
+        assert f.read() == images.content(conftest.PATTERN)
     assert told == sorted(told)
     assert told[0] == 0
     assert told[-1] == 100
