@@ -174,7 +174,11 @@ def get_mark(ioctx: Any, name: str) -> dict[str, str]:
 
 
 def hand_over(ioctx: Any, image_id: str, task_id: str) -> None:
-    """Take our mark off, so that the image is as if Glance had written it."""
+    """Take our mark off, so that the image is as if Glance had written it.
+
+    What the task has not finished meanwhile has come too late.
+    """
+    remove(ioctx, partial_name(image_id, task_id))
     mark = get_mark(ioctx, image_id)
     if mark.get('task') == task_id:
         with rbd.Image(ioctx, image_id) as image:
@@ -202,6 +206,18 @@ def leftovers(ioctx: Any) -> Iterator[sinks.Owner]:
                 continue
             if 'task' in mark:
                 yield sinks.Owner(name, mark['task'])
+
+
+def is_open(ioctx: Any, name: str) -> bool:
+    """Say whether some client may be writing to an image.
+
+    One that was killed counts for 30 s longer.
+    """
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            return any(image.watchers_list())
+    except rbd.ImageNotFound:
+        return False
 
 
 def fence(cluster: Any, ioctx: Any, name: str) -> None:

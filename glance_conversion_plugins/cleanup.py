@@ -31,36 +31,30 @@ import functools
 import logging
 import os
 import signal
-from typing import Any
+import time
 from typing import NamedTuple
 
-from glance.common import exception
-from glance import context as glance_context
-from glance import db as glance_db
-from glance import gateway
 from glance import housekeeping
 import glance_store
 from oslo_config import cfg
-from oslo_utils import timeutils
 
 from glance_conversion_plugins import confinement
-from glance_conversion_plugins import database
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import placeholder
+from glance_conversion_plugins import records
 from glance_conversion_plugins import settlement
+from glance_conversion_plugins import sinks
 from glance_conversion_plugins import stores
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
-_INTERRUPTED = 'The import was interrupted; import the image again.'
 # A conversion writes to its task every few seconds, also while it waits.
 _SILENCE = 600
 
-# What is left for a living process to do once a task has ended.
-_AFTERMATH = 60
-
-_TOO_LATE = 'The import was interrupted after the image was complete.'
+# Between sealing an upload and handing it over to Glance lie moments in which
+# nobody has it open.
+_SETTLING = 3
 
 
 class Finding(NamedTuple):
@@ -68,116 +62,6 @@ class Finding(NamedTuple):
 
     what: str                   # one line for an operator
     remedy: Callable[[], None]
-
-
-class _Glance:
-    """Glance's records, seen as an administrator."""
-
-    def __init__(self, dead_after: float | None,
-                 abandoned: dict[str, placeholder.Maker]) -> None:
-        self._context = glance_context.get_admin_context()
-        self._db: Any = glance_db.get_api()
-        self._gateway = gateway.Gateway()
-        self._dead_after = dead_after
-        self._abandoned = {m.task_id: m for m in abandoned.values()}
-
-    @database.patient
-    def knows(self, image_id: str) -> bool:
-        """Say whether an image is, or was, in this Glance."""
-        try:
-            self._db.image_get(self._context, image_id,
-                               force_show_deleted=True)
-        except exception.NotFound:
-            return False
-        return True
-
-    @database.patient
-    def is_dead(self, task_id: str, silence: float | None) -> bool:
-        """Say whether nobody works at a task any more.
-
-        :param silence: in seconds, after which it is dead; None: never
-        """
-        if task_id in self._abandoned:
-            return True
-        try:
-            task = self._db.task_get(self._context, task_id)
-        except exception.NotFound:
-            return True
-        age = (timeutils.utcnow() - task['updated_at']).total_seconds()
-        if self._dead_after is not None:
-            silence = self._dead_after
-        elif task['status'] in ('success', 'failure'):
-            silence = _AFTERMATH
-        return silence is not None and age >= silence
-
-    def dead_imports(self) -> list[tuple[str, str]]:
-        """(image id, task id) of every image that a dead import holds."""
-        return [(i, t) for i, t in self._locks() if self.is_dead(t, None)]
-
-    def _locks(self) -> Iterator[tuple[str, str]]:
-        marker = None
-        while page := self._db.image_get_all(
-                self._context, marker=marker, limit=500,
-                filters={'deleted': False}):
-            for image in page:
-                for prop in image['properties']:
-                    if (prop['name'] == 'os_glance_import_task'
-                            and not prop['deleted']):
-                        yield image['id'], prop['value']
-            marker = page[-1]['id']
-
-    @database.patient
-    def release(self, image_id: str, task_id: str) -> None:
-        """Give an image back to its owner, and end its task."""
-        self._forget_pending_locations(image_id)
-        repo = self._gateway.get_repo(self._context)
-        image = repo.get(image_id)
-        previous = image.status
-        stores = self._unfinished_stores(image)
-        image.extra_properties['os_glance_importing_to_stores'] = ''
-        if previous == 'importing':
-            # What it has of data is this import's, and of no use alone.
-            while image.locations:
-                image.locations.pop()
-            image.checksum = image.os_hash_algo = image.os_hash_value = None
-            image.size = image.virtual_size = None
-            image.status = 'queued'
-            image.extra_properties['os_glance_failed_import'] = stores
-            if maker := self._abandoned.get(task_id):
-                image.disk_format = maker.disk_format
-                image.container_format = maker.container_format
-        repo.save(image, previous)
-        self._fail_task(task_id, _INTERRUPTED if image.status == 'queued'
-                        else _TOO_LATE)
-        with contextlib.suppress(exception.NotFound):
-            repo.delete_property_atomic(repo.get(image_id),
-                                        'os_glance_import_task', task_id)
-
-    def _forget_pending_locations(self, image_id: str) -> None:
-        """Remove rows that a parallel import makes before it has a URL."""
-        image = self._db.image_get(self._context, image_id)
-        for location in image['locations']:
-            if location['url'].startswith('pending:'):
-                self._db.image_location_delete(
-                    self._context, image_id, location['id'], 'deleted')
-
-    @staticmethod
-    def _unfinished_stores(image: Any) -> str:
-        stores = set(image.extra_properties.get(
-            'os_glance_importing_to_stores', '').split(','))
-        stores |= {location['metadata'].get('store')
-                   for location in image.locations}
-        return ','.join(sorted(store for store in stores if store))
-
-    def _fail_task(self, task_id: str, message: str) -> None:
-        repo = self._gateway.get_task_repo(self._context)
-        try:
-            task = repo.get(task_id)
-        except exception.NotFound:
-            return
-        if task.status in ('pending', 'processing'):
-            task.fail(message)
-            repo.save(task)
 
 
 def find(dead_after: float | None = None) -> Iterator[Finding]:
@@ -188,7 +72,7 @@ def find(dead_after: float | None = None) -> Iterator[Finding]:
     """
     staging = housekeeping.staging_store_path()
     abandoned = dict(_abandoned(staging))
-    glance = _Glance(dead_after, abandoned)
+    glance = records.Records(dead_after, abandoned)
     yield from _processes()
     yield from _stored(glance)
     dead = glance.dead_imports()
@@ -227,7 +111,7 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _stored(glance: _Glance) -> Iterator[Finding]:
+def _stored(glance: records.Records) -> Iterator[Finding]:
     """Images in our stores that Glance has not recorded, or only now."""
     # A copy: looking up a store adds the reserved ones to the original.
     for store_id in list(CONF.enabled_backends or {}):
@@ -239,14 +123,14 @@ def _stored(glance: _Glance) -> Iterator[Finding]:
                           'answer', functools.partial(_fail, e))
 
 
-def _left_in(store_id: str, store: stores.AdoptingStore, glance: _Glance
-             ) -> Iterator[Finding]:
+def _left_in(store_id: str, store: stores.AdoptingStore,
+             glance: records.Records) -> Iterator[Finding]:
     for owner in store.leftovers():
         if not glance.knows(owner.image_id):
             LOG.warning('Store %s has data of image %s, which this Glance '
                         'does not know', store_id, owner.image_id)
-        elif not glance.is_dead(owner.task_id, _SILENCE):
-            LOG.info('Image %s is being imported', owner.image_id)
+        elif not _is_dead(owner, store, glance):
+            LOG.info('Image %s is being written', owner.image_id)
         elif store_id in settlement.recorded_stores(owner.image_id):
             yield Finding(
                 f'store {store_id}: mark on the recorded image '
@@ -254,10 +138,28 @@ def _left_in(store_id: str, store: stores.AdoptingStore, glance: _Glance
                     store.hand_over, owner.image_id, owner.task_id))
         else:
             yield Finding(
-                f'store {store_id}: data of the dead import '
+                f'store {store_id}: data of the dead import or upload '
                 f'{owner.task_id} of image {owner.image_id}',
                 functools.partial(store.evict, owner.image_id,
                                   owner.task_id))
+
+
+def _is_dead(owner: sinks.Owner, store: stores.AdoptingStore,
+             glance: records.Records) -> bool:
+    """Say whether nobody writes any more what was found.
+
+    An upload has no task in Glance; it counts as dead when nobody has open
+    what it writes, and as finished when its mark goes.
+    """
+    if glance.has_task(owner.task_id):
+        return bool(glance.is_dead(owner.task_id, _SILENCE))
+    names = owner.image_id, owner.task_id
+    if store.is_open(*names):
+        return False
+    # It may just have begun, or be about to be handed over.
+    time.sleep(_SETTLING)
+    return not store.is_open(*names) and names in {
+        (left.image_id, left.task_id) for left in store.leftovers()}
 
 
 def _fail(error: Exception) -> None:
@@ -275,8 +177,12 @@ def _processes() -> Iterator[Finding]:
             owner = _owner(pid)
             if owner and confinement.identity(int(owner.split()[0])) != owner:
                 yield Finding(f'process {pid}',
-                              functools.partial(os.kill, pid,
-                                                signal.SIGKILL))
+                              functools.partial(_kill, pid))
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _owner(pid: int) -> str:

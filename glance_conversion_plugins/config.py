@@ -111,6 +111,24 @@ Grain in bytes at which zeros are found and left out, from 4096 to 1048576.
 Smaller blocks save space in the store where data is scattered, and cost CPU
 time and more, smaller writes.
 """),
+    cfg.DictOpt('data_pools', default={}, help="""
+Pools for the data of images in ``sparse_rbd`` stores, as in
+``ceph:images-data``: pairs of a store's id and a pool.
+
+What such a pool needs is ``rbd_store_pool`` for names and headers, which can
+not be erasure-coded, and ``allow_ec_overwrites`` where it is erasure-coded
+itself. URLs stay as they are. Images that are there stay where they are.
+"""),
+    cfg.StrOpt('mount_marker', default='', help="""
+Name of a file that lies in every folder of every ``sparse_file`` store while
+the folder is mounted.
+
+An operator puts it there, as in ``touch /srv/images/.mounted``. Where it is
+missing, the store takes, gives and deletes nothing, so that no image ends up
+on the disk below a mount point, and none counts as deleted while its file
+server is away. Unset, it is not looked for; then let the folder below the
+mount belong to root, with mode 0700.
+"""),
 ]
 
 

@@ -107,7 +107,8 @@ class Digests:
         """
         self._md5 = (hashlib.md5(usedforsecurity=False)
                      if checksum else None)
-        self._hash = hashlib.new(os_hash_algo) if os_hash_algo else None
+        self._hash = (hashlib.new(os_hash_algo, usedforsecurity=False)
+                      if os_hash_algo else None)
         targets = [t for t in (self._md5, self._hash, *verifiers) if t]
         self._workers = [_Worker(t) for t in targets]
 

@@ -21,8 +21,10 @@
     │   ├── DamagedImage      it is truncated or corrupt
     │   └── TooLarge          it exceeds a limit or a quota
     ├── SourceFailed          reading stopped although the image looked sound
+    ├── WrongSize             a stream is not as long as was announced
     ├── SinkFailed            a store did not take the data
     │   ├── StoreFull
+    │   ├── WriteDenied
     │   └── AlreadyStored
     ├── StagingFull           the node has no room for what it converts
     ├── Stalled               nothing moved for too long
@@ -64,12 +66,20 @@ class SourceFailed(ConversionError):
     """Reading the image stopped for a reason that is not the image's."""
 
 
+class WrongSize(ConversionError):
+    """A stream has more or fewer bytes than were announced."""
+
+
 class SinkFailed(ConversionError):
     """A store did not take the data."""
 
 
 class StoreFull(SinkFailed):
     """There is no room left in the store."""
+
+
+class WriteDenied(SinkFailed):
+    """Nothing may be written there, or it is not mounted."""
 
 
 class AlreadyStored(SinkFailed):

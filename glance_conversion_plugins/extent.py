@@ -74,6 +74,22 @@ def merge(extents: Iterable[Extent]) -> Iterator[Extent]:
         yield held
 
 
+def data(extents: Iterable[Extent], gap: int) -> Iterator[Extent]:
+    """Keep what is data, joined where less than ``gap`` bytes lie between."""
+    held: Extent | None = None
+    for extent in extents:
+        if extent.kind is not Kind.DATA or not extent.length:
+            continue
+        if held and extent.start - held.end < gap:
+            held = held._replace(length=extent.end - held.start)
+        else:
+            if held:
+                yield held
+            held = extent
+    if held:
+        yield held
+
+
 def split(extent: Extent, block: int) -> Iterator[Extent]:
     """Cut an extent at every multiple of ``block``."""
     start = extent.start

@@ -38,6 +38,7 @@ from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import ledger
 from glance_conversion_plugins import placeholder
+from glance_conversion_plugins import records
 from glance_conversion_plugins import stores
 
 CONF = cfg.CONF
@@ -135,16 +136,11 @@ def restore_message(task_id: str, message: str) -> None:
 
 def without_digests() -> Iterator[str]:
     """Ids of active images in our stores whose digests are pending."""
-    db: Any = glance_db.get_api()
-    context, marker = glance_context.get_admin_context(), None
-    while page := db.image_get_all(context, marker=marker, limit=500,
-                                   filters={'status': 'active'}):
-        for image in page:
-            if image['os_hash_value'] is None and any(
-                    stores.adopting(location['metadata'].get('store'))
-                    for location in image['locations']):
-                yield image['id']
-        marker = page[-1]['id']
+    for image in records.images(status='active'):
+        if image['os_hash_value'] is None and any(
+                stores.adopting(location['metadata'].get('store'))
+                for location in image['locations']):
+            yield image['id']
 
 
 def catch_up(image_id: str) -> None:

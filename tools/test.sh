@@ -6,9 +6,12 @@
 #     tools/test.sh                        everything
 #     tools/test.sh -x tests/unit          unit tests, up to the first failure
 #
+# Without arguments the tests that need a cloud, which often only wait, run
+# beside those that need none; what the latter say comes at the end.
+#
 # VENV names the virtual environment (default: .venv in the repository).
 # A failed lint does not keep the tests from running; the exit status is
-# that of the worst. The last line is pytest's own.
+# that of the worst. The last lines are pytest's own.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -28,11 +31,11 @@ install_missing() {
 summary=()
 status=0
 
-check() {
+# Run a command and note under a name whether it succeeded.
+note() {
     local name=$1
     shift
-    printf '== %s\n' "$name"
-    if "$VENV/bin/python" -m "$@"; then
+    if "$@"; then
         summary+=("$name ok")
     else
         summary+=("$name FAILED")
@@ -40,28 +43,40 @@ check() {
     fi
 }
 
+check() {
+    printf '== %s\n' "$1"
+    note "$1" "$VENV/bin/python" -m "${@:2}"
+}
+
 install_missing
 check ruff ruff check .
 check hacking flake8 --select H
 check mypy mypy
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+logs=$(mktemp -d)
+# What runs in the background ignores an interrupt: it is ended here.
+trap 'exit 130' INT
+trap 'kill $(jobs -p) 2>/dev/null || :; rm -rf "$logs"' EXIT
 
 run_tests() {
-    "$VENV/bin/python" -m pytest "$@" 2>&1 | tee "$log"
+    "$VENV/bin/python" -m pytest "${@:2}" 2>&1 | tee "$logs/$1"
 }
 
 # The test paths, and their order, are in pyproject.toml.
-printf '== tests\n'
-if run_tests "$@"; then
-    summary+=("tests ok")
+if (($#)); then
+    printf '== tests\n'
+    note tests run_tests all "$@"
 else
-    summary+=("tests FAILED")
-    status=1
+    "$VENV/bin/python" -m pytest tests/unit tests/contract \
+        tests/hostile >"$logs/without-cloud" 2>&1 &
+    printf '== tests with a cloud\n'
+    note 'tests with a cloud' run_tests with-cloud tests/functional
+    note 'tests without a cloud' wait $!
+    printf '\n== tests without a cloud\n'
+    cat "$logs/without-cloud"
 fi
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
-tail -n 1 "$log"
+tail --quiet --lines 1 "$logs"/*
 exit "$status"

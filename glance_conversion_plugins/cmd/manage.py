@@ -18,9 +18,13 @@ Reads the configuration of the deployment's own Glance, as glance-api does:
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import functools
 import sys
+import threading
+import time
 from typing import Any
 import warnings
 
@@ -29,9 +33,12 @@ from oslo_log import log as logging
 
 from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import progress as progress_
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
+
+_SHOW_SECONDS = 5
 
 
 def _add_commands(subparsers: Any) -> None:
@@ -49,6 +56,19 @@ def _add_commands(subparsers: Any) -> None:
     parser.add_argument(
         '--dry-run', action='store_true', help='only say which images')
     parser.set_defaults(run=digests_)
+    parser = subparsers.add_parser(
+        'sparsify', help='give back the room of zeros that were stored')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='only say how much that is')
+    parser.add_argument(
+        '--store', action='append', default=[], metavar='STORE',
+        help='look into this store only; may be given again')
+    parser.add_argument(
+        '--grace', type=float, default=60, metavar='SECONDS',
+        help='how long downloads that have begun may go on reading the RBD '
+             'images that were replaced; 60 if not given')
+    parser.add_argument('image', nargs='*', help='id; all, if none is given')
+    parser.set_defaults(run=sparsify_)
 
 
 def cleanup_(args: Any) -> int:
@@ -66,6 +86,75 @@ def digests_(args: Any) -> int:
               functools.partial(settlement.catch_up, image_id))
              for image_id in settlement.without_digests())
     return _carry_out(found, args.dry_run, 'comput', 'nothing to compute')
+
+
+def sparsify_(args: Any) -> int:
+    """Give back the zeros of images that were stored thick."""
+    from glance_conversion_plugins import sparsify
+    failed = False
+    if not args.dry_run:
+        for image_id in [i for store in _stores() for i in store.put_back()]:
+            print(f'image {image_id} has its name back')
+    for found in sparsify.candidates(args.image, args.store):
+        try:
+            _sparsify(found, args.dry_run)
+        except Exception as e:
+            LOG.exception('Image %s stays as it is', found.image_id)
+            print(f'  stays as it is: {e}', flush=True)
+            failed = True
+    if not args.dry_run:
+        failed |= not _forget_replaced(args.grace)
+    return int(failed)
+
+
+def _stores() -> list[Any]:
+    """All stores of ours."""
+    from glance_conversion_plugins import stores
+    return [store for store_id in list(CONF.enabled_backends or {})
+            if (store := stores.adopting(store_id))]
+
+
+def _sparsify(found: Any, dry_run: bool) -> None:
+    print(f'image {found.image_id} in store {found.store_id}:', flush=True)
+    with _shown() as progress:
+        stored, zeros = found.zeros(progress)
+    print(f'  {progress_.amount(zeros)} of zeros in '
+          f'{progress_.amount(stored)} stored', flush=True)
+    if zeros and not dry_run:
+        with _shown() as progress:
+            found.sparsify(progress)
+        print('  given back', flush=True)
+
+
+def _forget_replaced(grace: float) -> bool:
+    """Remove replaced images once nobody reads them; returns success."""
+    holding = [store for store in _stores() if store.replaced()]
+    if holding:
+        print(f'waiting {grace:.0f} s for those who still read the old '
+              'images', flush=True)
+        time.sleep(grace)
+    left = [name for store in holding for name in store.forget_replaced()]
+    for name in left:
+        print(f'{name} is in use and stays; run this again later')
+    return not left
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[progress_.Progress]:
+    """Progress that is printed every few seconds."""
+    progress, done = progress_.Progress(), threading.Event()
+
+    def show() -> None:
+        while not done.wait(_SHOW_SECONDS):
+            print(f'  {progress}', flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield progress
+    finally:
+        done.set()
+        thread.join()
 
 
 def _carry_out(found: Iterable[tuple[str, Callable[[], object]]],

@@ -50,6 +50,12 @@ class Sink(Protocol):
     def zero(self, offset: int, length: int) -> None:
         """Make a range read as zeros; a new target already does."""
 
+    def resize(self, size: int) -> None:
+        """Change the size of the target, where it was not known before.
+
+        Called by the one thread that writes. New bytes read as zeros.
+        """
+
     def seal(self) -> None:
         """Make the image complete, durable and visible under its name."""
 

@@ -37,6 +37,7 @@ class Bounded:
         self._written = 0
         self.create = sink.create
         self.zero = sink.zero
+        self.resize = sink.resize
         self.seal = sink.seal
         self.interrupt = sink.interrupt
         self.abort = sink.abort

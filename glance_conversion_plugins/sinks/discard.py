@@ -25,6 +25,9 @@ class DiscardSink:
     def zero(self, offset: int, length: int) -> None:
         pass
 
+    def resize(self, size: int) -> None:
+        pass
+
     def seal(self) -> None:
         pass
 

@@ -68,6 +68,9 @@ class FanOut:
     def zero(self, offset: int, length: int) -> None:
         self._each(lambda target: target.zero(offset, length))
 
+    def resize(self, size: int) -> None:
+        self._each(lambda target: target.resize(size))
+
     def seal(self) -> None:
         self._each(lambda target: target.seal())
         for name in self.failures:

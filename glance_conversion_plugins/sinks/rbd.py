@@ -22,6 +22,7 @@ import rbd
 from glance_conversion_plugins import ceph
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
+from glance_conversion_plugins import replacing
 from glance_conversion_plugins import sinks
 
 LOG = logging.getLogger(__name__)
@@ -78,17 +79,22 @@ class RbdSink:
     """
 
     def __init__(self, place: ceph.Place, owner: sinks.Owner, *, order: int,
-                 zero_block_size: int) -> None:
+                 zero_block_size: int, data_pool: str | None = None,
+                 replaces: bool = False) -> None:
         """Describe the image; nothing is made yet.
 
         :param order: log2 of the object size in bytes
         :param zero_block_size: grain at which zeros are left out, in bytes
+        :param data_pool: where its data goes, if not into the same pool
+        :param replaces: whether it takes the place of one that is there
         """
         self._place = place
         self._owner = owner
         self._order = order
         self._object_size = 1 << order
         self._zero_block_size = min(zero_block_size, self._object_size)
+        self._data_pool = data_pool
+        self._replaces = replaces
         self._name = owner.image_id
         self._partial = ceph.partial_name(owner.image_id, owner.task_id)
         self._in_flight = _InFlight()
@@ -101,14 +107,16 @@ class RbdSink:
         cluster, self._ioctx = self._resources.enter_context(
             ceph.connect(self._place))
         with ceph.translated():
-            if ceph.is_present(self._ioctx, self._name):
+            if not self._replaces and ceph.is_present(self._ioctx,
+                                                      self._name):
                 raise rbd.ImageExists('name taken')
             # As the stock driver does, so that clones behave the same.
             features = (int(cluster.conf_get('rbd_default_features') or 0)
                         or rbd.RBD_FEATURE_LAYERING)
             self._created = True
             rbd.RBD().create(self._ioctx, self._partial, size, self._order,
-                             old_format=False, features=features)
+                             old_format=False, features=features,
+                             data_pool=self._data_pool)
             self._image = rbd.Image(self._ioctx, self._partial)
             ceph.set_mark(self._image, self._owner, 'writing')
 
@@ -148,15 +156,34 @@ class RbdSink:
     def zero(self, offset: int, length: int) -> None:
         """Do nothing: a new image reads as zeros."""
 
-    def seal(self) -> None:
+    def resize(self, size: int) -> None:
         with ceph.translated():
             self._in_flight.drain()
+            self._image.resize(size)
+
+    def seal(self) -> None:
+        self.complete()
+        self.publish()
+
+    def complete(self) -> None:
+        """Do all of sealing that comes before the image has its name."""
+        with ceph.translated():
+            self._in_flight.drain()
+            if self._replaces:
+                replacing.copy_metadata(self._ioctx, self._name, self._image)
             self._image.flush()
             self._image.create_snap(ceph.SNAPSHOT)
             self._image.protect_snap(ceph.SNAPSHOT)
             ceph.set_mark(self._image, self._owner, 'sealed')
+
+    def publish(self) -> None:
+        """Give a complete image its name."""
+        with ceph.translated():
             self._image.close()
             self._image = None
+            if self._replaces:
+                replacing.put_aside(self._ioctx, self._name,
+                                    self._owner.task_id)
             rbd.RBD().rename(self._ioctx, self._partial, self._name)
         self._resources.close()
 

@@ -19,13 +19,22 @@ import os
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
 
+_SHORTER = 'The data of the image became shorter while it was read.'
+_UNREADABLE = 'The data of the image could not be read.'
+
 
 class FileSource:
     """Reads a raw file, holes known from SEEK_DATA and SEEK_HOLE."""
 
-    def __init__(self, path: str) -> None:
-        # O_NOFOLLOW: staging is written by Glance, not by links.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    def __init__(self, path: str, follow: bool = False) -> None:
+        """Open a file.
+
+        :param follow: whether it may be a link; staging is written by
+            Glance, not by links
+        """
+        self._fd = -1
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC
+                           | (0 if follow else os.O_NOFOLLOW))
         self.size = os.fstat(self._fd).st_size
         self._stopped = False
 
@@ -45,10 +54,12 @@ class FileSource:
         try:
             return os.lseek(self._fd, offset, whence)
         except OSError as e:
-            if e.errno == errno.ENXIO:      # no data up to the end
-                return self.size
-            raise errors.SourceFailed(
-                'The uploaded data could not be read.') from e
+            if e.errno != errno.ENXIO:
+                raise errors.SourceFailed(_UNREADABLE) from e
+        # No data up to the end, unless that is no longer where it was.
+        if os.fstat(self._fd).st_size < self.size:
+            raise errors.SourceFailed(_SHORTER)
+        return self.size
 
     def readinto(self, view: memoryview, offset: int) -> None:
         while len(view):
@@ -57,15 +68,30 @@ class FileSource:
             try:
                 count = os.preadv(self._fd, [view], offset)
             except OSError as e:
-                raise errors.SourceFailed(
-                    'The uploaded data could not be read.') from e
+                raise errors.SourceFailed(_UNREADABLE) from e
             if not count:
-                raise errors.SourceFailed(
-                    'The uploaded data became shorter while it was read.')
+                raise errors.SourceFailed(_SHORTER)
             view, offset = view[count:], offset + count
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self._stopped:
+            raise errors.Cancelled('Reading the image was stopped.')
+        try:
+            found = os.pread(self._fd, length, offset)
+        except OSError as e:
+            raise errors.SourceFailed(_UNREADABLE) from e
+        if len(found) == length:
+            return found
+        # The kernel may give less, of a remote file or one of over 2 GiB.
+        rest = bytearray(length - len(found))
+        self.readinto(memoryview(rest), offset + len(found))
+        return found + rest
 
     def interrupt(self) -> None:
         self._stopped = True
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         if self._fd >= 0:

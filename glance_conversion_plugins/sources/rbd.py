@@ -26,7 +26,7 @@ class RbdSource:
     """Reads what is allocated; the rest is known to be zeros."""
 
     def __init__(self, place: ceph.Place, name: str,
-                 snapshot: str = ceph.SNAPSHOT) -> None:
+                 snapshot: str | None = ceph.SNAPSHOT) -> None:
         self._resources = contextlib.ExitStack()
         self._stopped = False
         try:
@@ -61,10 +61,13 @@ class RbdSource:
             yield extent.Extent(at, start + length - at, extent.Kind.HOLE)
 
     def readinto(self, view: memoryview, offset: int) -> None:
+        view[:] = self.read(offset, len(view))
+
+    def read(self, offset: int, length: int) -> bytes:
         if self._stopped:
             raise errors.Cancelled('Reading the stored image was stopped.')
         try:
-            view[:] = self._image.read(offset, len(view))
+            return self._image.read(offset, length)     # type: ignore
         except rbd.Error as e:
             raise errors.SourceFailed(
                 'The stored image could not be read.') from e

@@ -12,6 +12,7 @@
 
 """Store drivers that adopt what an import task wrote into them."""
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 from typing import Protocol
@@ -19,6 +20,7 @@ from typing import Protocol
 import glance_store
 from oslo_config import cfg
 
+from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import sinks
 from glance_conversion_plugins import sources
 
@@ -51,6 +53,30 @@ class AdoptingStore(Protocol):
     def leftovers(self) -> Iterable[sinks.Owner]:
         """Everything of ours in the store that bears our mark."""
 
+    def zeros(self, image_id: str, progress: progress_.Progress
+              ) -> tuple[int, int]:
+        """How many bytes are stored for an image, and how many are zeros."""
+
+    def sparsify(self, image_id: str, task_id: str,
+                 check: Callable[[sources.Source], None],
+                 progress: progress_.Progress) -> None:
+        """Give back the room that the zeros of an image take.
+
+        :param check: raises if it does not find the content that it expects
+        """
+
+    def replaced(self) -> list[str]:
+        """Names of what was replaced and is still there."""
+
+    def forget_replaced(self) -> list[str]:
+        """Remove what was replaced; returns what could not be removed."""
+
+    def put_back(self) -> list[str]:
+        """Give names back that a dead replacement took; returns image ids."""
+
+    def is_open(self, image_id: str, task_id: str) -> bool:
+        """Say whether a living process may be writing what a task began."""
+
 
 def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str
                   ) -> None:
@@ -59,6 +85,8 @@ def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str
     ``GET /v2/info/stores/detail`` fails for types that Glance does not know.
     glance_store keeps the real type in its own map.
     """
+    if not store_id:
+        return
     backends = dict(conf.enabled_backends or {})
     if backends.get(store_id) == ours:
         backends[store_id] = stock

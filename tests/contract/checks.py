@@ -259,6 +259,35 @@ def source_interrupt_ends_readers(open_source: OpenSource,
         source.close()
 
 
+def source_reads_bytes(open_source: OpenSource, expected: bytes) -> None:
+    """As readinto() does, where an image can also be downloaded."""
+    source = open_source()
+    rng = random.Random(4)  # noqa: S311
+    ranges = [(0, 0), (0, 1), (0, len(expected)), (len(expected) - 1, 1),
+              (len(expected), 0), (40 * images.BLOCK - 1, 3)]
+    for _ in range(50):
+        start = rng.randrange(len(expected))
+        ranges.append((start, rng.randint(1, len(expected) - start)))
+    try:
+        if not hasattr(source, 'read'):
+            return
+
+        def check(part: tuple[int, int]) -> bool:
+            start, length = part
+            found = source.read(start, length)
+            assert isinstance(found, bytes)
+            return found == expected[start:start + length]
+
+        # As it is used: by several threads, for several pieces.
+        with futures.ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(check, ranges))
+        source.interrupt()
+        with pytest.raises((errors.Cancelled, errors.SourceFailed)):
+            source.read(0, 1)
+    finally:
+        source.close()
+
+
 SOURCE_CHECKS = [
     source_has_size_of_guest,
     source_extents_cover_all,
@@ -268,6 +297,7 @@ SOURCE_CHECKS = [
     source_content_equals,
     source_reads_across_extents,
     source_reads_from_many_threads,
+    source_reads_bytes,
     source_describes_while_others_read,
     source_closes_twice,
     source_fails_after_interrupt,
@@ -437,11 +467,59 @@ def sink_fails_after_interrupt(open_sink: OpenSink,
     assert read_back() is None
 
 
+def _write_growing(sink: sinks.Sink, data: bytes, step: int) -> None:
+    """Write as what comes in while nobody knows how long it is."""
+    piece, room = 16 * images.BLOCK, 0
+    sink.create(0)
+    for at in range(0, len(data), piece):
+        view = memoryview(data)[at:at + piece]
+        if at + len(view) > room:
+            room = max(at + len(view), room + step)
+            sink.resize(room)
+        sink.write(view, at)
+
+
+def sink_resizes(open_sink: OpenSink, read_back: ReadBack) -> None:
+    """Room comes before data, and in the end it is what was needed."""
+    # Nothing of the tail is ever written; its end is in no place of note.
+    tail = bytes(20 * images.BLOCK + 777)
+    for step in (images.BLOCK, 35 * images.BLOCK):
+        for expected in (EXPECTED, EXPECTED[:-3], EXPECTED + tail):
+            sink = open_sink()
+            try:
+                _write_growing(sink, expected[:len(EXPECTED)], step)
+                sink.resize(len(expected))
+                assert read_back() is None
+                sink.seal()
+                assert read_back() == expected
+            finally:
+                sink.abort()
+
+
+def sink_shrinks(open_sink: OpenSink, read_back: ReadBack) -> None:
+    """There was much more room than was needed."""
+    sizes = [1, 100, images.BLOCK - 1, images.BLOCK, 17 * images.BLOCK + 1]
+    for size in sizes:
+        expected = images.content('A' * 18)[:size]
+        sink = open_sink()
+        try:
+            sink.create(0)
+            sink.resize(100 * images.BLOCK)
+            sink.write(memoryview(expected), 0)
+            sink.resize(size)
+            sink.seal()
+            assert read_back() == expected
+        finally:
+            sink.abort()
+
+
 SINK_CHECKS = [
     sink_keeps_what_is_written,
     sink_takes_writes_of_any_alignment,
     sink_new_target_reads_as_zeros,
     sink_zeroes,
+    sink_resizes,
+    sink_shrinks,
     sink_says_how_much_is_not_zeros,
     sink_shows_nothing_before_seal,
     sink_abort_leaves_nothing,

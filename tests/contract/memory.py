@@ -36,11 +36,17 @@ class MemorySink:
     def write(self, view: memoryview, offset: int) -> int:
         if self._interrupted.is_set():
             raise errors.Cancelled('stopped')
+        assert offset + len(view) <= len(self._target), 'beyond the end'
         self._target[offset:offset + len(view)] = view
         return len(view) if any(bytes(view).strip(b'\0')) else 0
 
     def zero(self, offset: int, length: int) -> None:
+        assert offset + length <= len(self._target), 'beyond the end'
         self._target[offset:offset + length] = bytes(length)
+
+    def resize(self, size: int) -> None:
+        del self._target[size:]
+        self._target.extend(bytes(size - len(self._target)))
 
     def seal(self) -> None:
         self._place[self._name] = bytes(self._target)

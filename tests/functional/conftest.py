@@ -31,6 +31,8 @@ from tests.functional import support  # noqa: E402
 
 ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
                       '/var/tmp/glance-conversion-test-cloud')
+# The first of a hundred ports.
+PORT = int(os.environ.get('GLANCE_TEST_PORT', '28800'))
 
 
 @pytest.fixture(scope='session')
@@ -38,11 +40,13 @@ def cloud():
     """A fresh cloud, destroyed at the end.
 
     GLANCE_TEST_KEEP_CLOUD=1 keeps it, for a look at what a test has left.
+    With another GLANCE_TEST_CLOUD_DIR and GLANCE_TEST_PORT the tests can run
+    beside others on the same machine.
     """
-    cloud = Cloud(ROOT, sys.prefix, base_port=28800)
+    cloud = Cloud(ROOT, sys.prefix, base_port=PORT)
     cloud.destroy()
     shutil.rmtree(ROOT, ignore_errors=True)
-    cloud = Cloud(ROOT, sys.prefix, base_port=28800)
+    cloud = Cloud(ROOT, sys.prefix, base_port=PORT)
     cloud.up()
     cloud.sections = {}
     yield cloud
@@ -66,8 +70,8 @@ def glance(cloud):
     service = support.Service(cloud)
     yield service
     service.forget_images()
-    left = service.leftovers()
-    service.sweep()
+    if left := service.leftovers():
+        service.sweep()
     assert not left
 
 

@@ -12,14 +12,23 @@
 
 """What the functional tests share: images, and a user of the cloud."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import time
 
+import pytest
+
 MIB = 2 ** 20
+
+# Options with which an import fills one store, or two at once.
+STORES_AT_ONCE = [
+    pytest.param({}, id='1'),
+    pytest.param({'image_import_opts': {'max_parallel_stores': 2}}, id='2')]
 
 
 class Images:
@@ -52,6 +61,10 @@ class Images:
     def slow(self, name='slow', size=4 * 1024 * MIB):
         """An image that takes some seconds, because of its digests."""
         return self.qcow2(name, size=size)
+
+    def full(self, name='full-of-data', size=1024 * MIB):
+        """An image that is read for a second or two: 300 MB of data."""
+        return self.qcow2(name, size=size, pieces=3000)
 
 
 def digests(path):
@@ -130,9 +143,10 @@ class Service:
 
     def finish(self, image_id, timeout=120):
         """Wait for the end of an import; returns the image."""
+        # Each look costs the workers 10 ms, which they take from imports.
         wait_for(lambda: self.task(image_id)['status'] in
-                 ('success', 'failure'), timeout, what=lambda: self.task(
-                     image_id))
+                 ('success', 'failure'), timeout, interval=0.1,
+                 what=lambda: self.task(image_id))
         return wait_for(lambda: self.unlocked(image_id), 30)
 
     def unlocked(self, image_id):
@@ -154,6 +168,32 @@ class Service:
         assert image['status'] == 'queued'
         assert self.task(image_id)['status'] == 'failure'
         return image, self.message(image_id)
+
+    def wait_until_stored_into(self, image_id):
+        """Wait until the first pool gets an image's data."""
+        wait_for(lambda: [name for name in self.stored() if
+                          name.startswith(image_id)
+                          and name.endswith('.partial')], interval=0.01)
+
+    @contextlib.contextmanager
+    def held(self, image_id):
+        """Keep an import amid its conversion for as long as is needed.
+
+        Its qemu is stopped, so the image needs enough data to be still read
+        by then: that of ``Images.full()``.
+        """
+        self.wait_until_stored_into(image_id)
+        pids = [pid for pid in self.qemu_processes()
+                if comm(pid) == 'qemu-nbd\n']
+        assert pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def settled(self, image_id):
         """Wait until our mark is off, which is shortly after the end."""
@@ -214,23 +254,30 @@ class Service:
         return sorted(os.listdir(self.cloud.glance.staging))
 
     def qemu_processes(self):
-        """Pids of qemu programs that a conversion has started."""
+        """Pids of qemu programs that conversions of this Glance started.
+
+        Others on the machine may convert too; ours only ever open what lies
+        in our staging, which tells them apart even when their owner is dead.
+        """
+        folder = f'{self.cloud.glance.staging}/'.encode()
         return [int(pid) for pid in os.listdir('/proc') if pid.isdigit()
-                and comm(pid).startswith('qemu') and is_ours(pid)]
+                and comm(pid).startswith('qemu') and is_conversion(pid)
+                and folder in proc(pid, 'cmdline')]
+
+    def present(self):
+        """What an import must not leave: {kind: things}, empty if none."""
+        found = {pool: self.stored(pool) for pool in self.cloud.ceph.pools}
+        found['staging'] = self.staged()
+        for folder in ('files', 'images'):
+            found[folder] = os.listdir(self.cloud.glance.dir / folder)
+        found['processes'] = self.qemu_processes()
+        return {kind: things for kind, things in found.items() if things}
 
     def leftovers(self):
-        """What an import must not leave: {kind: things}, empty if none."""
-        def found():
-            left = {pool: self.stored(pool) for pool in
-                    self.cloud.ceph.pools}
-            left['staging'] = self.staged()
-            for folder in ('files', 'images'):
-                left[folder] = os.listdir(self.cloud.glance.dir / folder)
-            left['processes'] = self.qemu_processes()
-            return {kind: things for kind, things in left.items() if things}
+        """The same, once it had time to go."""
         deadline = time.monotonic() + 20
-        while (left := found()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        while (left := self.present()) and time.monotonic() < deadline:
+            time.sleep(0.2)
         return left
 
     def sweep(self):
@@ -256,16 +303,17 @@ class Service:
             text=True, timeout=300)
 
 
+def proc(pid, name):
+    """Read what the kernel says of a process; nothing if it is gone."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/{name}').read_bytes()
+    except OSError:
+        return b''
+
+
 def comm(pid):
-    try:
-        return pathlib.Path(f'/proc/{pid}/comm').read_text()
-    except OSError:
-        return ''
+    return proc(pid, 'comm').decode()
 
 
-def is_ours(pid):
-    try:
-        environ = pathlib.Path(f'/proc/{pid}/environ').read_bytes()
-    except OSError:
-        return False
-    return b'GLANCE_CONVERSION_OWNER=' in environ
+def is_conversion(pid):
+    return b'GLANCE_CONVERSION_OWNER=' in proc(pid, 'environ')

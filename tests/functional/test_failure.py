@@ -146,39 +146,6 @@ def test_an_image_within_the_image(glance, images):
     assert_given_back(glance, image, message, 'hides another image, qcow2')
 
 
-def test_too_large_for_the_cloud(glance, configure, images):
-    configure(conversion={'max_virtual_size': '40MB'})
-    qcow2, _ = images.qcow2('too-large')
-    image, message = glance.refused(qcow2)
-    assert_given_back(glance, image, message,
-                      'it has 48 MiB once converted, and 40 MiB are allowed')
-
-
-def test_too_large_for_glance(glance, configure, images):
-    configure(DEFAULT={'image_size_cap': 40 * MIB})
-    qcow2, _ = images.qcow2('over-cap')
-    image, message = glance.refused(qcow2)
-    assert_given_back(glance, image, message, '40 MiB are allowed')
-
-
-def test_over_the_storage_quota(glance, configure, images):
-    configure(DEFAULT={'user_storage_quota': '40MB'})
-    qcow2, _ = images.qcow2('over-quota')
-    image, message = glance.refused(qcow2)
-    assert_given_back(glance, image, message, 'quota of its project')
-
-
-def test_over_the_keystone_limit(glance, configure, images):
-    configure(DEFAULT={'use_keystone_limits': True})
-    qcow2, _ = images.qcow2('over-limit')
-    glance.cloud.keystone.set_limit('image_size_total', 40)
-    try:
-        image, message = glance.refused(qcow2)
-    finally:
-        glance.cloud.keystone.set_limit('image_size_total', 1_000_000)
-    assert_given_back(glance, image, message, 'quota of its project')
-
-
 def test_killed_qemu(glance, images):
     qcow2, _ = images.qcow2('killed', size=2048 * MIB, pieces=8000)
     image_id = glance.begin(qcow2)
@@ -221,18 +188,6 @@ def test_full_pool(glance, images, full_pool, all_must):
     assert glance.stored('images2') == ['fill']
     assert glance.staged() == []
     assert_second_chance(glance, images, image_id)
-
-
-@pytest.mark.parametrize('parallel', [1, 2])
-def test_one_of_two_stores_full_and_all_must_succeed(
-        glance, configure, images, full_pool, parallel):
-    configure(image_import_opts={'max_parallel_stores': parallel})
-    qcow2, _ = images.qcow2('one-full')
-    image, message = glance.refused(qcow2, stores=('ceph', full_pool))
-    assert message == 'The store has no room for the image.'
-    assert image['os_glance_failed_import'] == 'ceph,ceph2'
-    assert glance.stored('images') == []
-    assert glance.stored('images2') == ['fill']
 
 
 @pytest.mark.parametrize('order', [('ceph', 'ceph2'), ('ceph2', 'ceph')])
@@ -315,37 +270,6 @@ def test_deleted_meanwhile(glance, images):
     assert glance.leftovers() == {}
 
 
-def test_deleted_while_it_waits(glance, configure, images):
-    configure(conversion={'max_concurrent': 1})
-    qcow2, _ = images.slow()
-    first = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(first))
-    small, _ = images.qcow2('waiting')
-    second = glance.begin(small)
-    support.wait_for(lambda: glance.message(second).startswith(
-        'Waiting for a free conversion slot, '))
-    assert 'Converting: ' in glance.message(first)
-    glance.delete(second)
-    support.wait_for(lambda: not [
-        name for name in glance.staged() if name.startswith(second)])
-    assert glance.finish(first)['status'] == 'active'
-
-
-def test_slots_serve_one_after_the_other(glance, configure, images):
-    configure(conversion={'max_concurrent': 1})
-    made = [images.qcow2(f'slot-{n}', seed=n, size=1024 * MIB)
-            for n in range(3)]
-    begun = [glance.begin(qcow2) for qcow2, _ in made]
-    partials = set()
-    while any(glance.task(i)['status'] == 'processing' for i in begun):
-        partials.add(len([name for name in glance.stored()
-                          if name.endswith('.partial')]))
-    assert partials <= {0, 1}
-    for image_id, (_, raw) in zip(begun, made, strict=True):
-        image = glance.finish(image_id)
-        assert image['os_hash_value'] == support.digests(raw)[1]
-
-
 def test_progress_moves(glance, images):
     qcow2, _ = images.slow()
     image_id = glance.begin(qcow2)
@@ -386,15 +310,14 @@ def test_no_thread_and_no_memory_stay(glance, images):
 
 def test_a_copy_of_staging_is_not_needed(glance, images):
     """Beyond the upload, staging holds 4 KiB."""
-    qcow2, _ = images.slow(size=3 * 1024 * MIB)
+    qcow2, _ = images.full()
     image_id = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
     staging = glance.cloud.glance.staging
     extra = staging / f'{image_id}.converted'
-    assert extra.stat().st_blocks * 512 <= 4096
-    assert glance.staged() == [image_id, extra.name]
+    with glance.held(image_id):
+        assert extra.stat().st_blocks * 512 <= 4096
+        assert glance.staged() == [image_id, extra.name]
     assert glance.finish(image_id)['status'] == 'active'
-
 
 
 @pytest.fixture
@@ -413,9 +336,9 @@ def pause(cloud):
 
 
 def test_ceph_that_hangs_for_a_while(glance, images, pause):
-    qcow2, _ = images.slow()
+    qcow2, _ = images.full()
     image_id = glance.begin(qcow2)
-    support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
+    glance.wait_until_stored_into(image_id)
     with pause():
         time.sleep(6)
         assert glance.task(image_id)['status'] == 'processing'
@@ -434,3 +357,80 @@ def test_deleted_while_ceph_hangs(glance, images, pause):
         glance.delete(image_id)
         support.wait_for(lambda: not glance.qemu_processes(), 10)
     assert glance.leftovers() == {}
+
+
+@pytest.mark.parametrize('options', support.STORES_AT_ONCE)
+def test_one_of_two_stores_full_and_all_must_succeed(
+        glance, configure, images, full_pool, options):
+    configure(**options)
+    qcow2, _ = images.qcow2('one-full')
+    image, message = glance.refused(qcow2, stores=('ceph', full_pool))
+    assert message == 'The store has no room for the image.'
+    assert image['os_glance_failed_import'] == 'ceph,ceph2'
+    assert glance.stored('images') == []
+    assert glance.stored('images2') == ['fill']
+
+
+def test_too_large_for_the_cloud(glance, configure, images):
+    configure(conversion={'max_virtual_size': '40MB'})
+    qcow2, _ = images.qcow2('too-large')
+    image, message = glance.refused(qcow2)
+    assert_given_back(glance, image, message,
+                      'it has 48 MiB once converted, and 40 MiB are allowed')
+
+
+def test_too_large_for_glance(glance, configure, images):
+    configure(DEFAULT={'image_size_cap': 40 * MIB})
+    qcow2, _ = images.qcow2('over-cap')
+    image, message = glance.refused(qcow2)
+    assert_given_back(glance, image, message, '40 MiB are allowed')
+
+
+def test_over_the_storage_quota(glance, configure, images):
+    configure(DEFAULT={'user_storage_quota': '40MB'})
+    qcow2, _ = images.qcow2('over-quota')
+    image, message = glance.refused(qcow2)
+    assert_given_back(glance, image, message, 'quota of its project')
+
+
+def test_over_the_keystone_limit(glance, configure, images):
+    configure(DEFAULT={'use_keystone_limits': True})
+    qcow2, _ = images.qcow2('over-limit')
+    glance.cloud.keystone.set_limit('image_size_total', 40)
+    try:
+        image, message = glance.refused(qcow2)
+    finally:
+        glance.cloud.keystone.set_limit('image_size_total', 1_000_000)
+    assert_given_back(glance, image, message, 'quota of its project')
+
+
+def test_deleted_while_it_waits(glance, configure, images):
+    configure(conversion={'max_concurrent': 1})
+    qcow2, _ = images.full()
+    small, _ = images.qcow2('waiting')
+    first = glance.begin(qcow2)
+    with glance.held(first):
+        second = glance.begin(small)
+        support.wait_for(lambda: glance.message(second).startswith(
+            'Waiting for a free conversion slot, '))
+        glance.expect_message(first, 'Converting: ')
+        glance.delete(second)
+        support.wait_for(lambda: not [
+            name for name in glance.staged() if name.startswith(second)])
+    assert glance.finish(first)['status'] == 'active'
+
+
+def test_slots_serve_one_after_the_other(glance, configure, images):
+    configure(conversion={'max_concurrent': 1})
+    made = [images.qcow2(f'slot-{n}', seed=n, size=512 * MIB)
+            for n in range(3)]
+    begun = [glance.begin(qcow2) for qcow2, _ in made]
+    partials = set()
+    while any(glance.task(i)['status'] in ('pending', 'processing')
+              for i in begun):
+        partials.add(len([name for name in glance.stored()
+                          if name.endswith('.partial')]))
+    assert max(partials) == 1
+    for image_id, (_, raw) in zip(begun, made, strict=True):
+        image = glance.finish(image_id)
+        assert image['os_hash_value'] == support.digests(raw)[1]

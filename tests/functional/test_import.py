@@ -120,25 +120,6 @@ def test_the_real_client(glance, images):
     assert 'images2' in stores.stdout
 
 
-@pytest.mark.parametrize('parallel', [1, 2])
-@pytest.mark.parametrize('all_must', [True, False])
-def test_two_stores_in_one_pass(glance, configure, images, parallel,
-                                all_must):
-    configure(image_import_opts={'max_parallel_stores': parallel})
-    qcow2, raw = images.qcow2('two-stores')
-    image = glance.imported(qcow2, stores=('ceph', 'ceph2'),
-                            all_must=all_must)
-    assert_stored(glance, image, raw, ('images', 'images2'))
-    assert sorted(image['stores'].split(',')) == ['ceph', 'ceph2']
-
-
-@pytest.mark.parametrize('mode', ['serial', 'parallel'])
-def test_both_engine_modes(glance, configure, images, mode):
-    configure(taskflow_executor={'engine_mode': mode})
-    qcow2, raw = images.qcow2('engine')
-    assert_stored(glance, glance.imported(qcow2), raw)
-
-
 def test_two_at_once(glance, images):
     made = [images.qcow2(f'at-once-{n}', seed=n) for n in range(2)]
     begun = [glance.begin(qcow2) for qcow2, _ in made]
@@ -149,7 +130,7 @@ def test_two_at_once(glance, images):
 
 def test_workers_stay_as_they_were(glance, images):
     """Neither descriptors nor threads add up."""
-    qcow2, _ = images.qcow2('stay')
+    qcow2, _ = images.qcow2('stay', size=8 * MIB)
 
     def held(kind):
         return sum(len(os.listdir(f'/proc/{pid}/{kind}'))
@@ -163,6 +144,25 @@ def test_workers_stay_as_they_were(glance, images):
     support.wait_for(lambda: held('fd') <= before[0] + 5
                      and held('task') <= before[1] + 4)
     assert glance.stored()
+
+
+@pytest.mark.parametrize('all_must', [True, False])
+@pytest.mark.parametrize('options', support.STORES_AT_ONCE)
+def test_two_stores_in_one_pass(glance, configure, images, options,
+                                all_must):
+    configure(**options)
+    qcow2, raw = images.qcow2('two-stores')
+    image = glance.imported(qcow2, stores=('ceph', 'ceph2'),
+                            all_must=all_must)
+    assert_stored(glance, image, raw, ('images', 'images2'))
+    assert sorted(image['stores'].split(',')) == ['ceph', 'ceph2']
+
+
+@pytest.mark.parametrize('mode', ['serial', 'parallel'])
+def test_both_engine_modes(glance, configure, images, mode):
+    configure(taskflow_executor={'engine_mode': mode})
+    qcow2, raw = images.qcow2('engine')
+    assert_stored(glance, glance.imported(qcow2), raw)
 
 
 def test_web_download(glance, configure, images, http_server):
@@ -196,7 +196,7 @@ def test_another_hash_algorithm(glance, configure, images):
 
 def test_deferred_digests_follow(glance, configure, images):
     configure(conversion={'digests': 'deferred'})
-    qcow2, raw = images.slow('deferred', size=1536 * MIB)
+    qcow2, raw = images.slow('deferred', size=1024 * MIB)
     image_id = glance.begin(qcow2)
     early = glance.finish(image_id)
     assert early['status'] == 'active'

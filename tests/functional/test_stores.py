@@ -102,11 +102,10 @@ def test_one_store_that_is_full(glance, configure, images, all_must,
     support.wait_for(lambda: glance.staged() == [], 5)
 
 
-@pytest.fixture
-def full(tmp_path):
-    """A folder without room."""
-    folder = tmp_path / 'full'
-    folder.mkdir()
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+    """A folder without room, one for all, as Glance is configured for it."""
+    folder = tmp_path_factory.mktemp('full')
     subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs',
                     folder], check=True)
     (folder / 'filler').write_bytes(os.urandom(60 * 1024))

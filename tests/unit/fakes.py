@@ -86,6 +86,9 @@ class FakeSink:
         self._called('write', offset, len(view))
         return len(view)
 
+    def resize(self, size):
+        self._called('resize', size)
+
     def zero(self, offset, length):
         self._called('zero', offset, length)
 

@@ -80,6 +80,8 @@ def test_size_from_a_file(load):
     ('conversion', 'max_concurrent', 'two'),
     ('sparse_store', 'zero_block_size', '4095'),
     ('sparse_store', 'zero_block_size', '1048577'),
+    ('sparse_store', 'data_pools', 'images-data'),
+    ('sparse_store', 'data_pools', 'ceph:one,two'),
 ])
 def test_bad_values_name_the_option(load, group, name, value):
     with pytest.raises(cfg.ConfigFileValueError, match=name):
@@ -97,6 +99,8 @@ def test_defaults(load):
     assert conf.conversion.qcow2_compression == 'none'
     assert conf.conversion.max_concurrent == 2
     assert conf.sparse_store.zero_block_size == 64 * 1024
+    assert conf.sparse_store.data_pools == {}
+    assert conf.sparse_store.mount_marker == ''
 
 
 @pytest.mark.parametrize('name', inspection.DRIVERS)
@@ -115,6 +119,26 @@ def test_values(load, name, value, expected):
     assert conf.conversion[name] == expected
 
 
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('', {}),
+    ('ceph:images-data', {'ceph': 'images-data'}),
+    ('ceph:images-data,far:images-ec', {'ceph': 'images-data',
+                                        'far': 'images-ec'}),
+    ('ceph: images-data , far :images-ec', {'ceph': 'images-data',
+                                            'far': 'images-ec'}),
+])
+def test_data_pools_are_pairs_of_a_store_and_a_pool(load, value, expected):
+    conf = load(f'[sparse_store]\ndata_pools = {value}\n')
+    assert conf.sparse_store.data_pools == expected
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('', ''), ('.mounted', '.mounted'), ('mounted here', 'mounted here')])
+def test_mount_marker_is_a_name(load, value, expected):
+    conf = load(f'[sparse_store]\nmount_marker = {value}\n')
+    assert conf.sparse_store.mount_marker == expected
+
+
 def test_registering_twice_is_harmless(load):
     conf = load('[conversion]\nmax_concurrent = 7\n')
     config.register_opts(conf)
@@ -127,6 +151,7 @@ def test_all_options_are_listed_with_help():
     assert {o.name for o in listed['conversion']} == {
         'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
         'max_expansion', 'qcow2_compression', 'max_concurrent'}
-    assert {o.name for o in listed['sparse_store']} == {'zero_block_size'}
+    assert {o.name for o in listed['sparse_store']} == {
+        'zero_block_size', 'data_pools', 'mount_marker'}
     for opts in listed.values():
         assert not [o.name for o in opts if len(o.help.strip()) < 40]

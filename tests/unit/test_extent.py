@@ -76,6 +76,65 @@ def test_merge_of_anything(seed):
         assert part.kind is {'A': DATA, '-': HOLE}.get(''.join(of), ZERO)
 
 
+@pytest.mark.parametrize(('pattern', 'gap', 'expected'), [
+    ('', 0, []),
+    ('', 5, []),
+    ('-0-', 9, []),
+    ('A', 0, [(0, 1)]),
+    # Neighbours that touch have a gap of nothing, which is less than one.
+    ('AA', 0, [(0, 1), (1, 1)]),
+    ('AA', 1, [(0, 2)]),
+    ('A-A', 1, [(0, 1), (2, 1)]),
+    ('A-A', 2, [(0, 3)]),
+    ('A0-A', 2, [(0, 1), (3, 1)]),
+    ('A0-A', 3, [(0, 4)]),
+    ('--A-A---A--', 2, [(2, 3), (8, 1)]),
+    ('--A-A---A--', 4, [(2, 7)]),
+    ('A-A-A-A', 2, [(0, 7)]),
+])
+def test_data(pattern, gap, expected):
+    assert list(extent.data(_extents(pattern), gap)) == [
+        (*part, DATA) for part in expected]
+
+
+def test_data_that_is_empty_is_none():
+    parts = [extent.Extent(0, 0, DATA), extent.Extent(0, 5, HOLE),
+             extent.Extent(5, 0, DATA), extent.Extent(5, 2, DATA),
+             extent.Extent(7, 0, DATA)]
+    assert list(extent.data(parts, 5)) == [(5, 2, DATA)]
+    assert list(extent.data(parts, 100)) == [(5, 2, DATA)]
+
+
+def test_data_is_lazy():
+    def endless():
+        at = 0
+        while True:
+            yield extent.Extent(at, 1, DATA if at % 3 == 1 else HOLE)
+            at += 1
+
+    found = extent.data(endless(), 1)
+    assert [next(found) for _ in range(2)] == [(1, 1, DATA), (4, 1, DATA)]
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_data_of_anything(seed):
+    rng = random.Random(seed)  # noqa: S311
+    pattern = ''.join(rng.choices('A0-', k=300))
+    gap = rng.randrange(6)
+    found = list(extent.data(_extents(pattern), gap))
+    kept = ''.join('x' if any(p.start <= n < p.end for p in found) else '.'
+                   for n in range(len(pattern)))
+    # Nothing of the data is lost, and no part begins or ends without any.
+    assert all(k == 'x' for k, c in zip(kept, pattern, strict=True)
+               if c == 'A')
+    for part in found:
+        inner = pattern[part.start:part.end].replace('-', '0')
+        assert inner[0] == inner[-1] == 'A'
+        assert '0' * max(gap, 1) not in inner
+    assert all(b.start - a.end >= gap
+               for a, b in zip(found, found[1:], strict=False))
+
+
 @pytest.mark.parametrize(('start', 'length', 'expected'), [
     (0, 0, []),
     (0, 10, [(0, 10)]),

@@ -13,6 +13,7 @@
 """What is special to a sink that is a file; see tests/contract for the rest.
 """
 
+import errno
 import os
 import resource
 import stat
@@ -22,6 +23,7 @@ import pytest
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.sinks import file as file_sink
+from glance_conversion_plugins.sinks import folder as folders
 from tests.contract import images
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
@@ -62,6 +64,21 @@ def _sealed(folder, pattern='A', **kwargs):
 
 def _names(folder):
     return sorted(os.listdir(folder))
+
+
+def _hand_over(path, *names):
+    with folders.Folder(str(path)) as found:
+        found.hand_over(*names)
+
+
+def _discard(path, *names):
+    with folders.Folder(str(path)) as found:
+        found.discard(*names)
+
+
+def _leftovers(path):
+    with folders.Folder(str(path)) as found:
+        return list(found.leftovers())
 
 
 # What it writes
@@ -136,6 +153,72 @@ def test_has_the_mode_of_the_umask(folder, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(folder / IMAGE).st_mode) == 0o666 & ~umask
+
+
+def test_a_mode_that_can_not_be_set_stays_as_it_is(folder, monkeypatch,
+                                                  caplog):
+    """As where all files of a file system have one mode."""
+    def fchmod(_fd, _mode):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'fchmod', fchmod)
+    _sealed(folder, mode=0o600)
+    assert (folder / IMAGE).read_bytes() == images.content('A')
+    assert 'mode' in caplog.text
+    assert IMAGE in caplog.text
+
+
+@pytest.mark.parametrize('size', [0, 1, images.BLOCK + 5, 1 << 40])
+def test_has_the_size_that_it_was_given_last(folder, size):
+    sink = _sink(folder)
+    sink.create(0)
+    for each in (10 * images.BLOCK, 1 << 41, size):
+        sink.resize(each)
+    sink.write(memoryview(b'A' * min(size, 5)), 0)
+    sink.seal()
+    found = os.stat(folder / IMAGE)
+    assert found.st_size == size
+    assert found.st_blocks * 512 <= images.BLOCK
+    with open(folder / IMAGE, 'rb') as f:
+        assert f.read(5) == b'A' * min(size, 5)
+
+
+def test_what_is_announced_takes_no_room_before_it_is_written(folder):
+    """Nor time, where a file system without holes would write zeros."""
+    sink = _sink(folder)
+    sink.create(0)
+    sink.resize(1 << 40)
+    sink.write(memoryview(images.content('A')), 3 * images.BLOCK)
+    assert (os.stat(folder / PARTIAL).st_blocks * 512
+            <= 2 * images.BLOCK)
+    sink.abort()
+    assert _names(folder) == []
+
+
+def test_what_was_cut_off_reads_as_zeros_when_there_is_room_again(folder):
+    sink = _sink(folder)
+    sink.create(0)
+    sink.resize(3 * images.BLOCK)
+    sink.write(memoryview(images.content('ABC')), 0)
+    sink.resize(images.BLOCK)
+    sink.resize(3 * images.BLOCK)
+    sink.seal()
+    assert (folder / IMAGE).read_bytes() == images.content('A00')
+
+
+def test_a_size_for_which_there_is_no_room_is_told(folder):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    sink = _sink(folder)
+    try:
+        sink.create(0)
+        with pytest.raises(errors.StoreFull):
+            sink.resize((1 << 20) + 1)
+            sink.seal()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sink.abort()
+    assert _names(folder) == []
 
 
 def test_leaves_no_descriptor_open(folder):
@@ -235,9 +318,7 @@ def test_a_folder_that_is_not_there(folder):
         sink.create(images.BLOCK)
     sink.abort()
     with pytest.raises(errors.SinkFailed):
-        list(file_sink.leftovers(str(folder)))
-    for finish in (file_sink.hand_over, file_sink.discard):
-        finish(str(folder), IMAGE, TASK)
+        _leftovers(folder)
 
 
 def test_a_folder_that_vanishes(folder, tmp_path):
@@ -299,7 +380,7 @@ def test_abort_removes_what_was_sealed(folder):
 def test_abort_leaves_what_was_handed_over(folder):
     """From then on it is Glance's, and only Glance removes it."""
     sink = _sealed(folder)
-    file_sink.hand_over(str(folder), IMAGE, TASK)
+    _hand_over(folder, IMAGE, TASK)
     sink.abort()
     assert _names(folder) == [IMAGE]
 
@@ -307,7 +388,7 @@ def test_abort_leaves_what_was_handed_over(folder):
 def test_hand_over_leaves_a_file_as_stock_writes_it(folder):
     _sealed(folder)
     for _ in range(2):
-        file_sink.hand_over(str(folder), IMAGE, TASK)
+        _hand_over(folder, IMAGE, TASK)
         assert _names(folder) == [IMAGE]
         assert os.stat(folder / IMAGE).st_nlink == 1
     assert (folder / IMAGE).read_bytes() == images.content('A')
@@ -315,7 +396,7 @@ def test_hand_over_leaves_a_file_as_stock_writes_it(folder):
 
 def test_hand_over_is_of_one_task(folder):
     _sealed(folder)
-    file_sink.hand_over(str(folder), IMAGE, LATER)
+    _hand_over(folder, IMAGE, LATER)
     assert _names(folder) == [PARTIAL, IMAGE]
 
 
@@ -325,7 +406,7 @@ def test_discard_removes_what_the_task_wrote(folder, finish):
     if finish == 'seal':
         sink.seal()
     for _ in range(2):
-        file_sink.discard(str(folder), IMAGE, TASK)
+        _discard(folder, IMAGE, TASK)
         assert _names(folder) == []
     sink.abort()
 
@@ -333,22 +414,22 @@ def test_discard_removes_what_the_task_wrote(folder, finish):
 def test_discard_removes_nothing_of_others(folder):
     _sealed(folder)
     (folder / OTHER).write_text('x')
-    file_sink.discard(str(folder), IMAGE, LATER)
-    file_sink.discard(str(folder), OTHER, TASK)
+    _discard(folder, IMAGE, LATER)
+    _discard(folder, OTHER, TASK)
     assert _names(folder) == [PARTIAL, IMAGE, OTHER]
 
 
 def test_discard_leaves_the_final_file_of_another_task(folder):
     _write(_sink(folder, LATER), 'B')
     _sealed(folder)
-    file_sink.discard(str(folder), IMAGE, LATER)
+    _discard(folder, IMAGE, LATER)
     assert _names(folder) == [PARTIAL, IMAGE]
     assert (folder / IMAGE).read_bytes() == images.content('A')
 
 
 def test_a_writer_that_was_discarded_can_not_seal(folder):
     sink = _write(_sink(folder), 'A')
-    file_sink.discard(str(folder), IMAGE, TASK)
+    _discard(folder, IMAGE, TASK)
     sink.write(memoryview(b'B'), 0)
     with pytest.raises(errors.SinkFailed):
         sink.seal()
@@ -362,14 +443,14 @@ def test_leftovers_are_partial_files_only(folder):
                  f'.{OTHER}.{TASK}.partial.bak', f'.short.{TASK}.partial',
                  f'.{OTHER}..partial', f'.{OTHER}.../x.partial'[:40]):
         (folder / name).touch()
-    assert sorted(file_sink.leftovers(str(folder))) == [
+    assert sorted(_leftovers(folder)) == [
         (IMAGE, TASK), (OTHER, TASK)]
-    file_sink.hand_over(str(folder), IMAGE, TASK)
-    file_sink.discard(str(folder), OTHER, TASK)
-    assert list(file_sink.leftovers(str(folder))) == []
+    _hand_over(folder, IMAGE, TASK)
+    _discard(folder, OTHER, TASK)
+    assert _leftovers(folder) == []
     assert (folder / OTHER).exists()
 
 
 def test_leftovers_of_a_name_with_a_line_break(folder):
     (folder / f'.{OTHER}.{TASK}.partial\n').touch()
-    assert list(file_sink.leftovers(str(folder))) == []
+    assert _leftovers(folder) == []

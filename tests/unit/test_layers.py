@@ -26,12 +26,13 @@ ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
 # Moves bytes; may import nothing of ours but itself.
 DATA_PATH = {
     'cancel', 'ceph', 'confinement', 'conversion', 'detection', 'digest',
-    'errors', 'extent', 'formats', 'formats.binary', 'formats.qcow2',
-    'formats.vdi', 'formats.vhd', 'formats.vhdx', 'formats.vmdk', 'inspection',
-    'launcher', 'nbd_server', 'pipeline', 'progress', 'qemu', 'sinks',
-    'sinks.bounded', 'sinks.discard', 'sinks.fanout', 'sinks.file',
-    'sinks.rbd', 'sources', 'sources.file', 'sources.nbd', 'sources.rbd',
-    'sources.vhdx', 'watchdog',
+    'download', 'errors', 'extent', 'formats', 'formats.binary',
+    'formats.qcow2', 'formats.vdi', 'formats.vhd', 'formats.vhdx',
+    'formats.vmdk', 'inspection', 'launcher', 'nbd_server', 'pipeline',
+    'progress', 'qemu', 'replacing', 'sinks', 'sinks.bounded', 'sinks.discard',
+    'sinks.fanout', 'sinks.file', 'sinks.folder', 'sinks.rbd', 'sources',
+    'sources.file', 'sources.nbd', 'sources.rbd', 'sources.vhdx', 'thinning',
+    'upload', 'watchdog',
 }
 FORBIDDEN = {'glance', 'glance_store', 'oslo_config', 'taskflow'}
 

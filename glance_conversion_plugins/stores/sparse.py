@@ -1,0 +1,167 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What our drivers have in common: how they add and get data."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import itertools
+import logging
+from typing import Any
+import uuid
+
+from glance_store import capabilities
+from glance_store.common import utils
+from glance_store import driver
+from glance_store import exceptions
+
+from glance_conversion_plugins import digest
+from glance_conversion_plugins import download
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import extent
+from glance_conversion_plugins import ledger
+from glance_conversion_plugins import placeholder
+from glance_conversion_plugins import progress as progress_
+from glance_conversion_plugins import sinks
+from glance_conversion_plugins import thinning
+from glance_conversion_plugins import upload
+
+LOG = logging.getLogger(__name__)
+
+# Under uWSGI, Glance copies what it has of a request for each piece of it
+# that is missing: large reads cost more than many of this size.
+_READ_SIZE = 256 * 1024
+
+
+def adopt(store_id: str | None, image_id: str, size: int
+          ) -> ledger.Written | None:
+    """Answer for an image that a task has already written.
+
+    Nothing may be read from the data before this: Glance takes what was read
+    for the image's virtual size.
+    """
+    try:
+        written = ledger.take(store_id or '', image_id, size)
+    except errors.ConversionError as e:
+        raise exceptions.BackendException(str(e)) from e
+    if written is None:
+        return None
+    LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id, size)
+    return written
+
+
+def refuse_placeholder(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Look at the beginning of image data, and give all of it.
+
+    :raises exceptions.Invalid: at once, if it is a placeholder of ours
+    """
+    rest, head = iter(chunks), b''
+    while (len(head) < placeholder.MAGIC_LENGTH
+           and (chunk := next(rest, None)) is not None):
+        head += chunk
+    if placeholder.is_placeholder(head):
+        raise exceptions.Invalid(
+            'This is the placeholder of an image that is stored '
+            'elsewhere, not image data.')
+    return itertools.chain([head], rest)
+
+
+@contextlib.contextmanager
+def as_stock(image_id: str) -> Iterator[None]:
+    """Raise what the stock drivers would."""
+    try:
+        yield
+    except errors.AlreadyStored as e:
+        raise exceptions.Duplicate(image=image_id) from e
+    except errors.StoreFull as e:
+        raise exceptions.StorageFull(message=str(e)) from e
+    except errors.WriteDenied as e:
+        raise exceptions.StorageWriteDenied(message=str(e)) from e
+    except errors.WrongSize as e:
+        raise exceptions.Invalid(message=str(e)) from e
+    except errors.ConversionError as e:
+        if isinstance(e.__cause__, OSError):
+            raise e.__cause__ from None
+        raise exceptions.BackendException(str(e)) from e
+
+
+class Sparse:
+    """``add()`` and ``get()`` for a class that stands before stock's."""
+
+    backend_group: str | None
+    READ_CHUNKSIZE: int
+    WRITE_CHUNKSIZE: int
+
+    conf: Any
+
+    sink: Callable[[str, str], sinks.Sink]
+    source: Callable[[str], Any]
+    location: Callable[[str], tuple[str, dict[str, Any]]]
+    hand_over: Callable[[str, str], None]
+
+    @driver.back_compat_add
+    @capabilities.check
+    def add(self, image_id: str, image_file: Any, image_size: int,
+            hashing_algo: str, context: Any = None, verifier: Any = None
+            ) -> tuple[str, int, str | None, str | None, dict[str, Any]]:
+        """Adopt what a task has written, or store ``image_file``.
+
+        Parameters, result and errors are those of the stock driver; the
+        digests of an adopted image may be None.
+        """
+        image_id = str(image_id)
+        adopted = adopt(self.backend_group, image_id, image_size)
+        if adopted:
+            return adopted
+        chunks = refuse_placeholder(utils.chunkreadable(
+            image_file, min(self.WRITE_CHUNKSIZE, _READ_SIZE)))
+        digests = digest.Digests(hashing_algo,
+                                 verifiers=[verifier] if verifier else [])
+        with as_stock(image_id):
+            stored, url, metadata = self._store(image_id, chunks, image_size,
+                                                digests)
+        return url, stored.size, *stored.digest, metadata
+
+    def _store(self, image_id: str, chunks: Iterable[bytes], size: int,
+               digests: digest.Digests
+               ) -> tuple[upload.Stored, str, dict[str, Any]]:
+        """Write a stream under a mark, which is taken off at the end."""
+        task_id = str(uuid.uuid4())
+        sink = self.sink(image_id, task_id)
+        try:
+            stored = upload.upload(chunks, sink, size, digests)
+            url, metadata = self.location(image_id)
+            self.hand_over(image_id, task_id)
+        except BaseException:
+            sink.abort()
+            raise
+        LOG.info('Stored image %s in %s, %d bytes', image_id,
+                 self.backend_group, stored.size)
+        return stored, url, metadata
+
+    def zeros(self, image_id: str, progress: progress_.Progress
+              ) -> tuple[int, int]:
+        """How many bytes are stored for an image, and how many are zeros."""
+        with contextlib.closing(self.source(image_id)) as source:
+            zeros = sum(run.length for run in thinning.stored_zeros(
+                source, self.conf.sparse_store.zero_block_size, progress))
+            data = extent.data(source.extents(0, source.size), 0)
+            return sum(run.length for run in data), zeros
+
+    def _download(self, open_source: Callable[[], download.Readable],
+                  size: int, offset: int, length: int | None, ahead: int
+                  ) -> tuple[Iterable[bytes], int]:
+        """What ``get()`` of the stock drivers returns."""
+        return download.Download(open_source, offset, length,
+                                 self.READ_CHUNKSIZE, ahead), length or size
