@@ -29,6 +29,7 @@ from benchmark import measure
 from benchmark import memory
 from benchmark import report
 from benchmark import responses
+from benchmark import stores
 from benchmark import thresholds
 from cloud import Cloud
 
@@ -59,6 +60,10 @@ def options():
                         help='response times beside a conversion')
     parser.add_argument('--memory', action='store_true',
                         help='memory of 1 GiB and of 1 TiB')
+    parser.add_argument('--stores', nargs='?', default='',
+                        const=','.join(stores.PARTS),
+                        help='plain stores, without import plugins: of '
+                        f'{", ".join(stores.PARTS)}; all if none is named')
     parser.add_argument('--root', type=pathlib.Path, default=DEFAULT_ROOT,
                         help='folder of the cloud; must not exist')
     parser.add_argument('--base-port', type=int, default=BASE_PORT)
@@ -72,6 +77,9 @@ def options():
     chosen.cases = [key for key in chosen.cases.split(',') if key]
     if not set(chosen.cases) <= cases.TITLES.keys():
         parser.error('there are cases a to f')
+    chosen.stores = [name for name in chosen.stores.split(',') if name]
+    if not set(chosen.stores) <= stores.PARTS.keys():
+        parser.error(f'there are {", ".join(stores.PARTS)}')
     if chosen.root.exists() and chosen.root != DEFAULT_ROOT:
         parser.error(f'{chosen.root} exists')
     return chosen
@@ -98,6 +106,10 @@ def measure_all(cloud, chosen, results):
             cloud, contest, cases.case('a'))
     if chosen.memory:
         results['memory'] = memory.memory(cloud, contest, chosen.runs)
+    if chosen.stores:
+        # Filled as it goes: it is what takes longest.
+        results['stores'] = {}
+        stores.stores(cloud, chosen, results['stores'])
 
 
 def write(results, folder):
@@ -116,6 +128,8 @@ def is_right(results):
     found = [case['contestants'] for case in results['cases'].values()]
     if 'latency' in results:
         found.append(results['latency']['contestants'])
+    found += [part['contestants']
+              for part in results.get('stores', {}).values()]
     return ('error' not in results
             and all(case['digests_agree']
                     for case in results['cases'].values())

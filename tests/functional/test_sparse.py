@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import random
+import subprocess
 import threading
 
 import pytest
@@ -227,3 +228,51 @@ def partial(glance, store, image_id):
              if store == 'files' else glance.stored())
     return [name for name in names if image_id in name
             and name.endswith('.partial')]
+
+
+def test_stores_are_described_as_stock_ones(glance):
+    stores = glance.api('GET', '/v2/info/stores/detail',
+                        user='admin')['stores']
+    found = {s['id']: (s['type'], s['properties']) for s in stores}
+    assert found['ceph'][0] == 'rbd'
+    assert found['ceph'][1]['pool'] == 'images'
+    assert found['files'][0] == 'file'
+    assert found['files'][1]['data_dir'].endswith('/files')
+
+
+def test_delayed_delete_and_the_scrubber(glance, configure):
+    configure(DEFAULT={'delayed_delete': True, 'scrub_time': 0})
+    data = SHAPES['odd holes']
+    ids = {store: upload(glance, data, store) for store in ('ceph', 'files')}
+    for image_id in ids.values():
+        glance.delete(image_id)
+    assert glance.stored() == [ids['ceph']]
+    done = subprocess.run(
+        [glance.cloud.settings.bin('glance-scrubber'), '--config-dir',
+         glance.cloud.glance.config_dir], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert glance.leftovers() == {}
+
+
+def test_image_with_other_snapshots_goes_to_the_trash(glance):
+    """As with the stock driver, which removes only its own snapshot."""
+    image_id = upload(glance, SHAPES['odd holes'], 'ceph')
+    glance.rbd('snap', 'create', '--no-progress', f'images/{image_id}@other')
+    glance.delete(image_id)
+    assert glance.stored() == []
+    trash = glance.cloud.ceph.json('rbd', 'trash', 'ls', 'images')
+    assert [found['name'] for found in trash] == [image_id]
+    glance.rbd('trash', 'restore', f"images/{trash[0]['id']}")
+    glance.sweep()
+
+
+def test_import_without_any_plugin(glance, configure, images):
+    """Staged data comes to the driver as it was uploaded."""
+    configure(image_import_opts={'image_import_plugins': '[]'})
+    raw = images.raw('as-it-is', size=70 * MIB + 5)
+    for store in ('ceph', 'files'):
+        image = glance.imported(raw, 'raw', stores=(store,))
+        assert content(glance, image['id'], store) == support.digests(raw)
+        assert (image['checksum'],
+                image['os_hash_value']) == support.digests(raw)

@@ -59,6 +59,18 @@ def small_data(virtual_gib):
     return describe(f'{virtual_gib} GiB', '256 MiB of data', path)
 
 
+def dense():
+    """2 GiB in which there is no zero to find."""
+    path = _cached('random-2.raw', _convert, _random())
+    return describe('dense', TITLES['b'], path)
+
+
+def first_gib():
+    """The first GiB of the Debian image."""
+    path = _cached('debian-1.raw', _cut)
+    return describe('first', 'start of the Debian image', path)
+
+
 def describe(key, title, path):
     """Look up the sizes of an image."""
     disk_format = path.suffix[1:]
@@ -105,9 +117,18 @@ def _vhdx():
     return _cached('debian.vhdx', _convert_debian)
 
 
+def _cut(path):
+    processes.run('dd', f'if={_raw()}', f'of={path}', 'bs=1M', 'count=1024',
+                  'conv=sparse')
+
+
 def _convert_debian(path, *options):
+    _convert(path, _debian(), *options)
+
+
+def _convert(path, source, *options):
     processes.run('qemu-img', 'convert', '-f', 'qcow2', '-O',
-                  path.suffix[1:], *options, _debian(), path)
+                  path.suffix[1:], *options, source, path)
 
 
 def _cached(name, make, *args):

@@ -26,22 +26,28 @@ class ImportFailed(Exception):
 class Image:
     """One image in Glance, by way of its REST API."""
 
-    def __init__(self, cloud, case):
-        """Create the image and upload its file to staging."""
+    def __init__(self, cloud, case, staged=True):
+        """Create the image and, if wanted, upload its file to staging."""
         self._cloud = cloud
         self.id = self._call('POST', '', 201, json={
             'name': f'bench-{case.key}', 'container_format': 'bare',
             'disk_format': case.disk_format})['id']
         self._path = f'/{self.id}'
+        if staged:
+            self._stage(case)
+
+    def _stage(self, case):
         with open(case.path, 'rb') as data:
             self._call('PUT', f'{self._path}/stage', 204, data=data, headers={
                 'Content-Type': 'application/octet-stream',
                 'Content-Length': str(case.path.stat().st_size)})
 
-    def start_import(self):
+    def start_import(self, stores=None, method='glance-direct',
+                     user='demo'):
         """Ask for the import; it goes on by itself."""
-        self._call('POST', f'{self._path}/import', 202, json={
-            'method': {'name': 'glance-direct'}})
+        wanted = {'stores': stores} if stores else {}
+        self._call('POST', f'{self._path}/import', 202, user=user, json={
+            'method': {'name': method}} | wanted)
 
     def wait_active(self):
         """Wait for the end of the import."""
@@ -51,6 +57,19 @@ class Image:
                 raise ImportFailed(f'{image["status"]}: {self._reason()}')
             time.sleep(POLL)
         return image
+
+    def wait_stored(self, store):
+        """Wait until an active image is in one more store."""
+        while store not in (image := self.show())['stores'].split(','):
+            if image['os_glance_failed_import']:
+                raise ImportFailed(f'{store}: {self._reason()}')
+            time.sleep(POLL)
+
+    def wait_idle(self, timeout=60):
+        """Wait until the task is over, which may be after its success."""
+        processes.wait_until(
+            lambda: 'os_glance_import_task' not in self.show(), timeout,
+            f'end of the task of {self.id}')
 
     def wait_digests(self):
         """Wait until Glance knows the digest of the image."""
@@ -68,6 +87,13 @@ class Image:
             status, _ = self._cloud.api('DELETE', f'/v2/images/{self.id}')
             return status in (204, 404)
         processes.wait_until(deleted, timeout, f'deletion of {self.id}', 0.5)
+
+    def delete_from(self, store):
+        """Delete the image from one of its stores."""
+        status, body = self._cloud.api(
+            'DELETE', f'/v2/stores/{store}/{self.id}', user='admin')
+        if status != 204:
+            raise processes.CloudError(f'{store}: {status} {body}')
 
     def _reason(self):
         tasks = self._call('GET', f'{self._path}/tasks', 200)['tasks']

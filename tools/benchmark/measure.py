@@ -48,12 +48,12 @@ def field(key, options):
     return runs
 
 
-def compare(contest, case, runs):
+def compare(contest, case, runs, labels=contestants.LABELS):
     """All runs of all contestants in a case, interleaved.
 
     A contestant that fails is out; the others go on.
     """
-    results = {key: {'label': contestants.LABELS[key], 'runs': []}
+    results = {key: {'label': labels[key], 'runs': []}
                for key in runs}
     for number in range(max(runs.values())):
         for key, wanted in runs.items():
@@ -87,6 +87,6 @@ def _run(contest, key, case, result):
     result['runs'].append(measured)
     progress(f'  {measured["seconds"]:.2f} s')
     # Looked at in the first run only.
-    for name in ('same', 'stored', 'digest'):
+    for name in ('same', 'stored', 'digest', 'client'):
         if name in measured:
             result.setdefault(name, measured[name])

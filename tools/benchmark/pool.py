@@ -38,6 +38,10 @@ class Pool:
         """The image as qemu writes it, with Glance's own rights."""
         return f'rbd:{POOL}/{name}:id=glance:conf={self._ceph.conf}'
 
+    def names(self):
+        """The images in the pool."""
+        return self._ceph.json('rbd', 'ls', POOL)
+
     def used(self, name):
         """Bytes that the image's snapshot holds."""
         extents = self._ceph.json('rbd', 'diff', f'{POOL}/{name}@snap')
@@ -67,7 +71,7 @@ class Pool:
         What a client has just let go of may count as in use for a while.
         """
         def cleared():
-            for name in self._ceph.json('rbd', 'ls', POOL):
+            for name in self.names():
                 self.remove(name)
             return self._stats()['objects'] < 10
         processes.wait_until(cleared, timeout, 'an empty pool', 0.5)

@@ -12,6 +12,8 @@
 
 """The results in words: tables in plain text."""
 
+from benchmark import drivers
+
 MIB = 2 ** 20
 COLUMNS = ('contestant', 'runs', 'active s', 'digests s', 'CPU s',
            'memory MiB', 'staging MiB', 'pool/data', 'stored MiB', 'content')
@@ -26,18 +28,35 @@ the source; it counts each object from its start to its last byte, holes too.
 stored: as the OSD counts it; a memstore counts the same way. content: compared
 with the source by qemu-img, in the first run. Medians of the runs given."""
 
+STORE_COLUMNS = ('store', 'runs', 'seconds', 'client s', 'CPU s', 'used/data',
+                 'content', 'times ours')
+STORE_NOTES = """\
+Plain stores, without import plugins. seconds: of the import until the image
+is active, of the PUT as uWSGI logs it, of the driver's get() to its end, of a
+GET to its end, of copy-image until the image is in the other store, of all
+uploads. client s: of the glance client, which computes a digest of what it
+downloads. CPU s: of Glance, or of the process that reads. used/data: what rbd
+diff says of the snapshot, or blocks of the file, against data in the source.
+content: as qemu-img and the recorded digests see it, or as read, in the first
+run. times ours: seconds against those of our store of the same kind."""
+
 
 def report(results):
     """The whole report as one text."""
     parts = [_machine(results)]
     parts += [_case(key, found) for key, found in results['cases'].items()]
-    parts.append(NOTES)
+    if results['cases'] or not results.get('stores'):
+        parts.append(NOTES)
     if 'latency' in results:
         parts.append(_latency(results['latency']))
     if 'api' in results:
         parts.append(_api(results['api']))
     if 'memory' in results:
         parts.append(_memory(results['memory']))
+    if results.get('stores'):
+        parts += [_store_part(key, found)
+                  for key, found in results['stores'].items()]
+        parts.append(STORE_NOTES)
     parts.append(_thresholds(results['thresholds']))
     if 'error' in results:
         parts.append(f'ENDED EARLY: {results["error"]}')
@@ -69,13 +88,7 @@ def _case(key, found):
     rows = [COLUMNS]
     rows += [_row(result, found['data'])
              for result in found['contestants'].values() if result['runs']]
-    lines = [f'({key}) {found["title"]}', table(rows)]
-    for result in found['contestants'].values():
-        if 'error' in result:
-            lines.append(f'{result["label"]} FAILED: {result["error"]}')
-        elif not result['runs']:
-            lines.append(f'{result["label"]}: left out, it takes many '
-                         'minutes (--stock-c, --stock-runs)')
+    lines = [f'({key}) {found["title"]}', table(rows), *_absent(found)]
     if not found['digests_agree']:
         lines.append('DIGESTS DIFFER between contestants')
     if found['scaled']:
@@ -83,16 +96,53 @@ def _case(key, found):
     return '\n'.join(lines)
 
 
+def _absent(found):
+    """Why somebody has no figures, or fewer."""
+    for result in found['contestants'].values():
+        if 'error' in result:
+            yield f'{result["label"]} FAILED: {result["error"]}'
+        elif not result['runs']:
+            yield (f'{result["label"]}: left out, it takes many minutes '
+                   '(--stock-c, --stock-runs)')
+
+
+def _store_part(key, found):
+    rows = [STORE_COLUMNS]
+    for name, result in found['contestants'].items():
+        if result['runs']:
+            ours = found['contestants'].get(drivers.RIVALS.get(name), {})
+            rows.append(_store_row(result, ours.get('median', {}),
+                                   found['data']))
+    return '\n'.join([f'({key}) {found["title"]}', found['image'],
+                      table(rows), *_absent(found)])
+
+
+def _store_row(result, ours, data):
+    median = result['median']
+    return (
+        result['label'], str(len(result['runs'])),
+        _number(median['seconds'], 2),
+        _number(median.get('client', result.get('client')), 2),
+        _number(median['cpu'], 1),
+        _number('used' in median and median['used'] / data or None, 3),
+        _same(result),
+        _number('seconds' in ours and median['seconds'] / ours['seconds']
+                or None, 2))
+
+
+def _same(result):
+    return {None: '-', True: 'same', False: 'WRONG'}[result.get('same')]
+
+
 def _row(result, data):
     median = result['median']
-    same = {None: '-', True: 'same', False: 'WRONG'}[result.get('same')]
     return (
         result['label'], str(len(result['runs'])),
         _number(median['seconds'], 2), _number(median.get('digests'), 2),
         _number(median['cpu'], 1), _mib(median.get('memory'), 0),
         _mib(median.get('staging'), 3),
         _number('used' in median and median['used'] / data or None, 3),
-        _mib(result.get('stored'), 0), same)
+        _mib(result.get('stored'), 0), _same(result))
 
 
 def _number(value, digits):

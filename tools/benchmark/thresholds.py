@@ -12,6 +12,8 @@
 
 """What speed is asked for, beside what it is; nothing is asserted."""
 
+from benchmark import drivers
+
 MIB = 2 ** 20
 
 
@@ -22,6 +24,8 @@ def thresholds(results):
         lines += _speed(key, _medians(found))
         lines += _pool(key, found)
     lines += _room(results)
+    for part, found in results.get('stores', {}).items():
+        lines += _stores(part, _medians(found), found['data'])
     if 'latency' in results:
         lines += _latency(_medians(results['latency']))
     if 'memory' in results:
@@ -81,6 +85,28 @@ def _pool(key, found):
                      if ours in ('inline', 'deferred') else ('-', '-'))
             yield (f'({key}) pool / data, {ours}',
                    median['used'] / found['data'], *asked)
+
+
+def _stores(part, medians, data):
+    """What stock takes, in times of ours."""
+    asked = {
+        'import': {'rbd': '>= 4', 'thick': '>= 6'},
+        'upload': {'rbd': '>= 1.5', 'file': '>= 1.5'},
+        'read': {'rbd': '>= 10', 'file': '>= 10'},
+        'download': {'rbd': '> 1', 'file': '> 1'},
+        'dense upload': {'rbd': '>= 1', 'file': '>= 1'},
+        'dense read': {'rbd': '>= 1', 'file': '>= 1'},
+    }
+    for stock, ours in drivers.RIVALS.items():
+        must = asked.get(part, {}).get(stock, '-')
+        yield from _ratio(f'{part}, {drivers.STORES[stock].label} / {ours}',
+                          medians, stock, ours, must, must)
+    if part == 'upload':
+        yield from _ratio('upload, sparse_rbd / HTTP alone', medians,
+                          'sparse_rbd', 'null', '-', '-')
+    if part == 'import' and 'sparse_rbd' in medians:
+        yield ('import, pool / data, sparse_rbd',
+               medians['sparse_rbd']['used'] / data, '<= 1.05', '<= 1.05')
 
 
 def _room(results):
