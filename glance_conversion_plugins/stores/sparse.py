@@ -39,10 +39,6 @@ from glance_conversion_plugins import upload
 
 LOG = logging.getLogger(__name__)
 
-# Under uWSGI, Glance copies what it has of a request for each piece of it
-# that is missing: large reads cost more than many of this size.
-_READ_SIZE = 256 * 1024
-
 
 def adopt(store_id: str | None, image_id: str, size: int
           ) -> ledger.Written | None:
@@ -125,7 +121,7 @@ class Sparse:
         if adopted:
             return adopted
         chunks = refuse_placeholder(utils.chunkreadable(
-            image_file, min(self.WRITE_CHUNKSIZE, _READ_SIZE)))
+            image_file, min(self.WRITE_CHUNKSIZE, upload.BLOCK)))
         digests = digest.Digests(hashing_algo,
                                  verifiers=[verifier] if verifier else [])
         with as_stock(image_id):

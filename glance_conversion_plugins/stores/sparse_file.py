@@ -40,7 +40,7 @@ StoreLocation = stock.StoreLocation
 
 # The stock default of 64 KiB costs more to pass on than to read.
 _STOCK_CHUNK = 64 * 1024
-_CHUNK = 256 * 1024
+_CHUNK = 1024 * 1024
 
 # The kernel reads ahead by itself.
 _AHEAD = 0

@@ -17,6 +17,7 @@ import json
 import os
 import struct
 import time
+import uuid
 
 from cloud import ini
 from cloud import processes
@@ -56,10 +57,14 @@ class Ceph:
         self.conf = self.dir / 'ceph.conf'
         self.keyring = self.dir / 'client.admin.keyring'
         self.daemons = {
-            f'ceph-{kind}': processes.Daemon(
-                settings.root, f'ceph-{kind}',
-                settings.root / 'log' / f'ceph-{kind}.{ident}.log')
+            f'ceph-{kind}': self._daemon(kind, ident)
             for kind, ident in (('mon', 'a'), ('mgr', 'x'), ('osd', '0'))}
+
+    def _daemon(self, kind, ident):
+        name = f'ceph-{kind}' + (f'.{ident}' if ident in '123456789' else '')
+        return processes.Daemon(
+            self.settings.root, name,
+            self.settings.root / 'log' / f'ceph-{kind}.{ident}.log')
 
     def run(self, program, *args, **kwargs):
         """Run ceph, rbd, rados or another client program as admin."""
@@ -85,6 +90,8 @@ class Ceph:
 
     def down(self):
         """Stop the daemons; the monitor last, as it serves the others."""
+        for ident in self._more_osds():
+            self._daemon('osd', ident).stop()
         for name in ('ceph-osd', 'ceph-mgr', 'ceph-mon'):
             self.daemons[name].stop()
 
@@ -96,6 +103,26 @@ class Ceph:
             self.run('ceph', 'osd', 'down', '0')
         self._start('osd', '0')
         osd.wait_ready(self._osd_is_up)
+
+    def add_osd(self):
+        """Create and start one more OSD, as erasure-coded pools need."""
+        identity = str(uuid.uuid4())
+        ident = self.run('ceph', 'osd', 'new', identity).stdout.strip()
+        folder = self.dir / f'osd.{ident}'
+        folder.mkdir()
+        self.run('ceph', 'auth', 'get-or-create', f'osd.{ident}',
+                 *(word for item in CAPS['osd.0'].items() for word in item),
+                 '-o', self.dir / f'osd.{ident}.keyring')
+        self.run('ceph-osd', '--mkfs', '-i', ident, '--osd-uuid', identity)
+        daemon = self._daemon('osd', ident)
+        daemon.start('ceph-osd', '-f', '-i', ident, '-c', self.conf)
+        wanted = len(self._more_osds()) + 1
+        daemon.wait_ready(lambda: self.json(
+            'ceph', 'osd', 'stat')['num_up_osds'] == wanted)
+
+    def _more_osds(self):
+        return sorted(path.name.partition('.')[2]
+                      for path in self.dir.glob('osd.[1-9]'))
 
     def stop_osd(self):
         """Stop the OSD; its data is there again when it starts.
