@@ -105,11 +105,12 @@ def _read(source: Readable, part: _Part) -> bytes:
         return _zeros(length)
     if data[0].length == length:
         return source.read(start, length)
-    found = bytearray(length)
+    zeros, at = memoryview(_zeros(length)), start
+    pieces: list[bytes | memoryview] = []
     for run in data:
-        at = run.start - start
-        found[at:at + run.length] = source.read(run.start, run.length)
-    return bytes(found)
+        pieces += [zeros[:run.start - at], source.read(run.start, run.length)]
+        at = run.end
+    return b''.join([*pieces, zeros[:start + length - at]])
 
 
 @functools.lru_cache(maxsize=4)

@@ -79,7 +79,7 @@ class Candidate(NamedTuple):
 
 def candidates(image_ids: Sequence[str], store_ids: Sequence[str]
                ) -> Iterator[Candidate]:
-    """Find raw images in our stores.
+    """Find images in our stores.
 
     :param image_ids: of those to look at; empty: all
     :param store_ids: of those to look into; empty: all

@@ -15,6 +15,7 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import itertools
 import logging
@@ -122,21 +123,21 @@ class Sparse:
             return adopted
         chunks = refuse_placeholder(utils.chunkreadable(
             image_file, min(self.WRITE_CHUNKSIZE, upload.BLOCK)))
-        digests = digest.Digests(hashing_algo,
-                                 verifiers=[verifier] if verifier else [])
         with as_stock(image_id):
-            stored, url, metadata = self._store(image_id, chunks, image_size,
-                                                digests)
+            stored, url, metadata = self._store(
+                image_id, chunks, image_size, hashing_algo,
+                [verifier] if verifier else [])
         return url, stored.size, *stored.digest, metadata
 
     def _store(self, image_id: str, chunks: Iterable[bytes], size: int,
-               digests: digest.Digests
+               algorithm: str, verifiers: Sequence[Any]
                ) -> tuple[upload.Stored, str, dict[str, Any]]:
         """Write a stream under a mark, which is taken off at the end."""
         task_id = str(uuid.uuid4())
         sink = self.sink(image_id, task_id)
         try:
-            stored = upload.upload(chunks, sink, size, digests)
+            stored = upload.upload(chunks, sink, size, digest.Digests(
+                algorithm, verifiers=verifiers))
             url, metadata = self.location(image_id)
             self.hand_over(image_id, task_id)
         except BaseException:
