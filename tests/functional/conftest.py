@@ -17,6 +17,7 @@ import http.server
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import threading
 
@@ -78,6 +79,35 @@ def glance(cloud):
 @pytest.fixture(scope='session')
 def images(tmp_path_factory):
     return support.Images(tmp_path_factory.mktemp('images'))
+
+
+@pytest.fixture
+def full_pool(glance):
+    """A pool that is over its quota."""
+    ceph = glance.cloud.ceph
+    ceph.run('rbd', '-p', 'images2', 'create', '--size', '64M', 'fill')
+    ceph.run('rbd', '-p', 'images2', 'bench', '--io-type', 'write',
+             '--io-total', '64M', '--io-size', '1M', 'fill')
+    ceph.run('ceph', 'osd', 'pool', 'set-quota', 'images2', 'max_bytes',
+             str(8 * support.MIB))
+    support.wait_for(lambda: 'full_quota' in ceph.run(
+        'ceph', 'osd', 'pool', 'ls', 'detail').stdout)
+    yield 'ceph2'
+    ceph.run('ceph', 'osd', 'pool', 'set-quota', 'images2', 'max_bytes', '0')
+    support.wait_for(lambda: 'full_quota' not in ceph.run(
+        'ceph', 'osd', 'pool', 'ls', 'detail').stdout)
+    ceph.run('rbd', '-p', 'images2', 'rm', '--no-progress', 'fill')
+
+
+@pytest.fixture(scope='session')
+def full(tmp_path_factory):
+    """A folder without room, one for all, as Glance is configured for it."""
+    folder = tmp_path_factory.mktemp('full')
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs',
+                    folder], check=True)
+    (folder / 'filler').write_bytes(os.urandom(60 * 1024))
+    yield folder
+    subprocess.run(['umount', folder], check=True)
 
 
 @pytest.fixture

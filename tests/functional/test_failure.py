@@ -159,24 +159,6 @@ def test_killed_qemu(glance, images):
     assert_second_chance(glance, images, image_id)
 
 
-@pytest.fixture
-def full_pool(glance):
-    """A pool that is over its quota."""
-    ceph = glance.cloud.ceph
-    ceph.run('rbd', '-p', 'images2', 'create', '--size', '64M', 'fill')
-    ceph.run('rbd', '-p', 'images2', 'bench', '--io-type', 'write',
-             '--io-total', '64M', '--io-size', '1M', 'fill')
-    ceph.run('ceph', 'osd', 'pool', 'set-quota', 'images2', 'max_bytes',
-             str(8 * MIB))
-    support.wait_for(lambda: 'full_quota' in ceph.run(
-        'ceph', 'osd', 'pool', 'ls', 'detail').stdout)
-    yield 'ceph2'
-    ceph.run('ceph', 'osd', 'pool', 'set-quota', 'images2', 'max_bytes', '0')
-    support.wait_for(lambda: 'full_quota' not in ceph.run(
-        'ceph', 'osd', 'pool', 'ls', 'detail').stdout)
-    ceph.run('rbd', '-p', 'images2', 'rm', '--no-progress', 'fill')
-
-
 @pytest.mark.parametrize('all_must', [True, False])
 def test_full_pool(glance, images, full_pool, all_must):
     qcow2, _ = images.qcow2('full')

@@ -276,3 +276,46 @@ def test_import_without_any_plugin(glance, configure, images):
         assert content(glance, image['id'], store) == support.digests(raw)
         assert (image['checksum'],
                 image['os_hash_value']) == support.digests(raw)
+
+
+def assert_no_room(glance, store):
+    image_id = glance.create('raw')
+    before = glance.cloud.glance.log.read_text()
+    # Glance answers before it has taken all, which resets the connection.
+    with contextlib.suppress(OSError):
+        glance.api('PUT', f'/v2/images/{image_id}/file', expect=(413,),
+                   data=SHAPES['dense'], headers={
+                       'Content-Type': 'application/octet-stream',
+                       'X-Image-Meta-Store': store})
+    support.wait_for(
+        lambda: glance.show(image_id)['status'] in ('queued', 'killed'), 30)
+    said = glance.cloud.glance.log.read_text()[len(before):]
+    assert 'media is full: The store has no room for the image.' in said
+
+
+def test_upload_into_a_pool_that_is_full(glance, full_pool):
+    assert_no_room(glance, full_pool)
+    assert glance.stored('images2') == ['fill']
+
+
+def test_upload_into_a_folder_that_is_full(glance, configure, full):
+    configure(files={'filesystem_store_datadir': full})
+    before = os.listdir(full)
+    assert_no_room(glance, 'files')
+    assert os.listdir(full) == before
+
+
+def test_stores_of_more_weight_come_first(glance, configure):
+    configure(ceph={'weight': 1}, files={'weight': 100})
+    data = SHAPES['odd holes']
+    image_id = upload(glance, data, 'ceph')
+    glance.api('POST', f'/v2/images/{image_id}/import', user='admin', json={
+        'method': {'name': 'copy-image'}, 'stores': ['files']})
+    copied = support.wait_for(lambda: (
+        found := glance.show(image_id))['stores'].count(',') and found)
+    assert copied['stores'] == 'files,ceph'
+    support.wait_for(lambda: glance.unlocked(image_id), 30)
+    # From one store only, and the other still has it.
+    glance.api('DELETE', f'/v2/stores/files/{image_id}', user='admin')
+    assert glance.show(image_id)['stores'] == 'ceph'
+    assert glance.api('GET', f'/v2/images/{image_id}/file') == data

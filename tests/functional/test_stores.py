@@ -12,8 +12,6 @@
 
 """Conversion into stores of any kind, by every method of import."""
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -100,17 +98,6 @@ def test_one_store_that_is_full(glance, configure, images, all_must,
         assert image['os_glance_failed_import'] == bad
         test_formats.assert_raw(image, raw)
     support.wait_for(lambda: glance.staged() == [], 5)
-
-
-@pytest.fixture(scope='module')
-def full(tmp_path_factory):
-    """A folder without room, one for all, as Glance is configured for it."""
-    folder = tmp_path_factory.mktemp('full')
-    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs',
-                    folder], check=True)
-    (folder / 'filler').write_bytes(os.urandom(60 * 1024))
-    yield folder
-    subprocess.run(['umount', folder], check=True)
 
 
 def from_loopback(url):

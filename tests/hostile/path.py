@@ -54,6 +54,9 @@ class FileSink:
     def zero(self, offset: int, length: int) -> None:
         pass
 
+    def resize(self, size: int) -> None:
+        self._file.truncate(size)
+
     def seal(self) -> None:
         self._file.close()
         self.sealed = True
