@@ -161,9 +161,13 @@ def test_stored_by_stock_stays_clonable(glance, configure):
         glance.rbd('clone', f'images/{image_id}@snap', f'images/{name}')
     # In use: Glance refuses, and nothing is lost.
     glance.delete(image_id, expect=(409,))
+    data = SHAPES['odd holes']
+    assert glance.api('GET', f'/v2/images/{image_id}/file') == data
+    assert image_id in glance.stored()
     for name in ('a-clone', 'another'):
         glance.rbd('rm', '--no-progress', f'images/{name}')
     glance.delete(image_id)
+    assert glance.stored() == []
 
 
 @pytest.mark.parametrize('store', ['ceph', 'files'])
