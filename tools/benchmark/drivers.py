@@ -24,6 +24,7 @@ import typing
 from benchmark import images
 from benchmark import pool
 from benchmark import sampling
+from cloud import ini
 from cloud import processes
 
 PLUGIN = pathlib.Path(__file__).parent / 'null_store.py'
@@ -89,15 +90,18 @@ class Ground:
         self._pool = pool.Pool(cloud)
         self._kept = {}
 
-    def start(self, key):
-        """A fresh Glance with the family of this store; the store."""
+    def start(self, key, more=None):
+        """A fresh Glance with the family of this store; the store.
+
+        More options are as in ``overrides()``.
+        """
         store, glance = STORES[key], self.cloud.glance
         # It may take half a minute to end by itself.
         glance.kill()
         glance.options.pop('pythonpath', None)
         if store.family == 'null':
             glance.options['pythonpath'] = self._plugin()
-        glance.reconfigure(overrides(store))
+        glance.reconfigure(ini.merge(overrides(store), more))
         return store
 
     @contextlib.contextmanager
@@ -130,10 +134,13 @@ class Ground:
 
     def keep(self, key, case, image):
         """Keep an image to read from, instead of the last one."""
-        last = self._kept.pop((key, case.path), None)
-        if last:
-            last.delete()
+        self.forget(key, case)
         self._kept[key, case.path] = image
+
+    def forget(self, key, case):
+        """Delete the image that was kept, if there is one."""
+        if last := self._kept.pop((key, case.path), None):
+            last.delete()
 
     def kept(self, key, case):
         """The image that was kept, imported if there is none.

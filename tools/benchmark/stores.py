@@ -23,7 +23,9 @@ from benchmark import cases
 from benchmark import drivers
 from benchmark import images
 from benchmark import measure
+from benchmark import pool
 from benchmark import transfer
+from cloud import ini
 from cloud import processes
 
 READER = pathlib.Path(__file__).parent / 'read_store.py'
@@ -109,6 +111,8 @@ class Read(_Part):
     """From the store to its end, by the driver alone."""
 
     title = 'read through the driver'
+    # As stock stores an image by default, and when told to store it thin.
+    contestants = ('thick', *_Part.contestants)
     slow = False
 
     def run(self, key, case, verify):
@@ -118,6 +122,9 @@ class Read(_Part):
         if verify:
             digest = self._read(url, store, case, '--digest=md5')['digest']
             found['same'] = digest == drivers.digests(case.path)[0]
+        if key == 'thick':
+            # It fills the memory of a memstore.
+            self._ground.forget(key, case)
         return found
 
     def _read(self, url, store, case, *options):
@@ -176,6 +183,50 @@ class Copy(_Part):
         return found
 
 
+class Prefetch(_Part):
+    """Into the cache of a node: Glance's own worker, and our agent."""
+
+    title = "prefetch into a node's cache (stock: Glance's own worker)"
+
+    def run(self, key, case, verify):
+        glance = self._cloud.glance
+        cache = glance.dir / 'cache'
+        self._ground.start(key, {
+            'DEFAULT': {'image_cache_dir': cache,
+                        'image_cache_max_size': 2 * case.virtual},
+            'paste_deploy': {'flavor': 'keystone+cachemanagement'}})
+        image = self._ground.kept(key, case)
+        fetch = self._ask if key in drivers.RIVALS else self._run_agent
+        with self._ground.measured() as found:
+            before = os.times()
+            fetch(image.id, cache)
+            after = os.times()
+        # The agent is a process of its own.
+        found['cpu'] += sum(after[2:4]) - sum(before[2:4])
+        path = cache / image.id
+        found['used'] = path.stat().st_blocks * 512
+        if verify:
+            found['same'] = pool.same(case, path)
+        self._cloud.api('DELETE', f'/v2/cache/{image.id}', 'admin')
+        return found
+
+    def _ask(self, image_id, cache):
+        self._cloud.api('PUT', f'/v2/cache/{image_id}', 'admin')
+        processes.wait_until((cache / image_id).exists, TIMEOUT,
+                             'the cache of Glance', 0.05)
+
+    def _run_agent(self, image_id, cache):
+        (cache / 'queue' / image_id).touch()
+        glance = self._cloud.glance
+        etc = glance.dir / 'agent.conf'
+        ini.write(etc, {'cache_prefetch': {'grace': 0},
+                        'conversion_agent': {'cleanup_interval': 0,
+                                             'digests_interval': 0}})
+        processes.run(self._cloud.settings.bin('glance-conversion-agent'),
+                      '--config-file', glance.config_dir / 'glance-api.conf',
+                      '--config-file', etc, '--once')
+
+
 class Four(_Part):
     """Several uploads that share the machine, and Glance's workers."""
 
@@ -221,6 +272,7 @@ class DenseRead(Read):
     """The same for reading."""
 
     title = 'read of incompressible data through the driver'
+    contestants = _Part.contestants
 
     @staticmethod
     def case():
@@ -234,6 +286,7 @@ PARTS = {
     'download': {'download': Download},
     'copy': {'copy': Copy},
     'four': {'four': Four},
+    'prefetch': {'prefetch': Prefetch},
     'dense': {'dense upload': DenseUpload, 'dense read': DenseRead},
 }
 
@@ -257,5 +310,6 @@ def _runs(name, part, options):
     if name == 'dense':
         return dict.fromkeys(part.contestants, DENSE_RUNS)
     sparse = drivers.RIVALS.values()
-    return {key: options.stock_runs if part.slow and key not in sparse
+    return {key: options.stock_runs
+            if key == 'thick' or part.slow and key not in sparse
             else options.runs for key in part.contestants}
