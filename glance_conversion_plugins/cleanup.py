@@ -113,20 +113,31 @@ def _names(folder: str) -> list[str]:
 
 def _stored(glance: records.Records) -> Iterator[Finding]:
     """Images in our stores that Glance has not recorded, or only now."""
-    # A copy: looking up a store adds the reserved ones to the original.
-    for store_id in list(CONF.enabled_backends or {}):
+    for store_id in stores.identifiers():
         try:
             if store := stores.adopting(store_id):
+                yield from _nameless(store_id, store)
                 yield from _left_in(store_id, store, glance)
         except (errors.SinkFailed, glance_store.BackendException) as e:
             yield Finding(f'store {store_id}: not searched, for it does not '
                           'answer', functools.partial(_fail, e))
 
 
+def _nameless(store_id: str, store: stores.AdoptingStore
+              ) -> Iterator[Finding]:
+    """Images that were being replaced when ``sparsify`` died."""
+    if found := set(store.nameless()):
+        # One that lives gives the name back within milliseconds.
+        time.sleep(_SETTLING)
+        for image_id in sorted(found.intersection(store.nameless())):
+            yield Finding(f'store {store_id}: image {image_id} without its '
+                          'name', functools.partial(store.put_back, image_id))
+
+
 def _left_in(store_id: str, store: stores.AdoptingStore,
              glance: records.Records) -> Iterator[Finding]:
     for owner in store.leftovers():
-        if not glance.knows(owner.image_id):
+        if not records.find_image(owner.image_id):
             LOG.warning('Store %s has data of image %s, which this Glance '
                         'does not know', store_id, owner.image_id)
         elif not _is_dead(owner, store, glance):
@@ -151,8 +162,9 @@ def _is_dead(owner: sinks.Owner, store: stores.AdoptingStore,
     An upload has no task in Glance; it counts as dead when nobody has open
     what it writes, and as finished when its mark goes.
     """
-    if glance.has_task(owner.task_id):
-        return bool(glance.is_dead(owner.task_id, _SILENCE))
+    dead: bool | None = glance.is_dead(owner.task_id, _SILENCE)
+    if dead is not None:
+        return dead
     names = owner.image_id, owner.task_id
     if store.is_open(*names):
         return False

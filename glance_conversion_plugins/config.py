@@ -47,6 +47,34 @@ class Size(types.ConfigType):
         return hash(type(self))
 
 
+class Pair(types.ConfigType):
+    """A name and a value, written as ``name:value``."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name='pair')
+
+    def __call__(self, value: object) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, colon, content = str(value).partition(':')
+        if not (name.strip() and colon):
+            raise ValueError(f'"{value}" is not a pair of a name and a '
+                             'value, as in prefetch:true')
+        return name.strip(), content.strip()
+
+    def _formatter(self, value: tuple[str, str]) -> str:
+        return ':'.join(value)
+
+    def __repr__(self) -> str:
+        return 'Pair'
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
 CONVERSION_OPTS: list[cfg.Opt] = [
     cfg.StrOpt('output_format', choices=(
         'raw', 'qcow2', 'vdi', 'vhd', 'vhdx', 'vmdk'), help="""
@@ -131,6 +159,81 @@ mount belong to root, with mode 0700.
 """),
 ]
 
+CACHE_PREFETCH_OPTS: list[cfg.Opt] = [
+    cfg.IntOpt('interval', default=300, min=0, help="""
+Seconds from the start of one pass of ``glance-conversion-agent`` over the
+cache queue, and over what the options below ask for, to the next; 0: none.
+"""),
+    cfg.IntOpt('workers', default=2, min=1, max=64, help="""
+How many images are fetched at the same time.
+
+Each takes up to one core for its digest, about 50 MiB of memory and one
+connection to a store.
+"""),
+    cfg.ListOpt('properties', default=[], item_type=Pair(), help="""
+Image properties that ask for prefetch: pairs as in
+``prefetch:true,os_distro:debian``, of which one is enough. A name ends at the
+first colon.
+
+Where ``tags`` or ``visibility`` are set too, an image must also have one of
+each of those. Owners of images set properties and tags; only ``visibility``
+keeps them from filling the caches.
+"""),
+    cfg.ListOpt('tags', default=[], help="""
+Image tags that ask for prefetch, of which one is enough.
+
+Where ``properties`` or ``visibility`` are set too, those must hold as well.
+"""),
+    cfg.ListOpt('visibility', default=[], item_type=types.String(choices=[
+        'public', 'community', 'shared', 'private']), help="""
+Visibilities of images that are prefetched: of ``public``, ``community``,
+``shared`` and ``private``.
+
+Alone, it asks for all such images; with ``properties`` or ``tags`` it limits
+what these ask for.
+"""),
+    cfg.IntOpt('newest', default=0, min=0, help="""
+How many of the newest public images are prefetched, whatever else they have.
+"""),
+    cfg.IntOpt('most_hit', default=0, min=0, help="""
+How many images are prefetched of those that the caches of all nodes together
+have served most often.
+
+Only ``image_cache_driver = centralized_db`` counts over all nodes.
+"""),
+    cfg.Opt('rate_limit', type=Size(), help="""
+Most bytes per second that all workers of one agent read from stores, as in
+``100MB``.
+
+What ``sparse_rbd`` and ``sparse_file`` know to be zeros does not count, for
+nothing is read. Unset, there is no limit.
+"""),
+    cfg.IntOpt('grace', default=60, min=0, help="""
+Seconds for which an image that was queued is left to Glance.
+
+``glance cache-queue`` also gives it to a worker inside of glance-api, which
+begins at once if it has nothing else to do.
+"""),
+]
+
+CONVERSION_AGENT_OPTS: list[cfg.Opt] = [
+    cfg.IntOpt('cleanup_interval', default=600, min=0, help="""
+Seconds from one removal of what dead imports have left to the next, as
+``glance-conversion-manage cleanup`` does it; 0: none.
+"""),
+    cfg.IntOpt('digests_interval', default=300, min=0, help="""
+Seconds from one search for images whose deferred digests were interrupted to
+the next; 0: none.
+
+They are computed where nobody else has worked on them for ten minutes.
+"""),
+    cfg.PortOpt('metrics_port', help="""
+Port on 127.0.0.1 where the agent serves metrics for Prometheus.
+
+Unset, it serves none.
+"""),
+]
+
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register all options. May be called more than once."""
@@ -138,7 +241,19 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
         conf.register_opts(opts, group=group)
 
 
+def check(conf: cfg.ConfigOpts) -> None:
+    """Look at every value, which is checked only when it is looked at.
+
+    :raises cfg.Error: if one is wrong; it names the option
+    """
+    for group, opts in list_opts():
+        for opt in opts:
+            getattr(conf[group], opt.dest)
+
+
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """List all options, for generators of samples and documentation."""
     return [('conversion', CONVERSION_OPTS),
-            ('sparse_store', SPARSE_STORE_OPTS)]
+            ('sparse_store', SPARSE_STORE_OPTS),
+            ('cache_prefetch', CACHE_PREFETCH_OPTS),
+            ('conversion_agent', CONVERSION_AGENT_OPTS)]

@@ -27,6 +27,7 @@
     │   ├── WriteDenied
     │   └── AlreadyStored
     ├── StagingFull           the node has no room for what it converts
+    ├── Busy                  another process does the same
     ├── Stalled               nothing moved for too long
     ├── Cancelled             there is nothing left to import
     │   └── TakenOver         another task imports the image now
@@ -88,6 +89,10 @@ class AlreadyStored(SinkFailed):
 
 class StagingFull(ConversionError):
     """There is no room left where Glance stages uploads."""
+
+
+class Busy(ConversionError):
+    """Another process does the same at the moment."""
 
 
 class Stalled(ConversionError):

@@ -19,8 +19,11 @@ from typing import Any
 from glance.common import exception
 from glance import context as glance_context
 from glance import db as glance_db
+from glance.db.sqlalchemy import api as glance_db_api
+from glance.db.sqlalchemy import models
 from glance import gateway
 from oslo_utils import timeutils
+import sqlalchemy
 
 from glance_conversion_plugins import database
 from glance_conversion_plugins import placeholder
@@ -33,13 +36,80 @@ _AFTERMATH = 60
 
 
 def images(**filters: Any) -> Iterator[Any]:
-    """All images that match, from the database as it is while it is read."""
+    """All images that match, from the database as it is while it is read.
+
+    :param filters: Glance's; one of status or deletion must be among them
+    """
     db: Any = glance_db.get_api()
     context, marker = glance_context.get_admin_context(), None
+    # Without a visibility Glance leaves community images out, and it takes
+    # the one it is given out of the filters.
     while page := db.image_get_all(context, marker=marker, limit=500,
-                                   filters=filters):
+                                   filters={'visibility': 'all'} | filters):
         yield from page
         marker = page[-1]['id']
+
+
+@database.patient
+def find_image(image_id: str) -> Any:
+    """The record of an image, deleted or not; None if there was none."""
+    db: Any = glance_db.get_api()
+    try:
+        return db.image_get(glance_context.get_admin_context(), image_id,
+                            force_show_deleted=True)
+    except exception.NotFound:
+        return None
+
+
+@database.patient
+def load_image(image_id: str) -> Any:
+    """An image with its locations in the order in which Glance tries them."""
+    return gateway.Gateway().get_repo(
+        glance_context.get_admin_context()).get(image_id)
+
+
+@database.patient
+def newest_public(limit: int) -> list[Any]:
+    db: Any = glance_db.get_api()
+    found: list[Any] = db.image_get_all(
+        glance_context.get_admin_context(), limit=limit,
+        sort_key=['created_at'], sort_dir=['desc'],
+        filters={'visibility': 'public', 'status': 'active',
+                 'os_hidden': False})
+    return found
+
+
+@database.patient
+def most_hit(limit: int) -> list[str]:
+    """Ids of the images with the most cache hits on all nodes together."""
+    cached = models.CachedImages
+    hits = sqlalchemy.func.sum(cached.hits)
+    with glance_db_api.session_for_read() as session:
+        return [image_id for image_id, in session.query(
+            cached.image_id).group_by(cached.image_id).having(
+            hits > 0).order_by(hits.desc()).limit(limit)]
+
+
+@database.patient
+def last_task(image_id: str) -> Any:
+    """The task of an image that was last at work; None if there is none."""
+    db: Any = glance_db.get_api()
+    return max(db.tasks_get_by_image(glance_context.get_admin_context(),
+                                     image_id),
+               key=lambda task: task['updated_at'], default=None)
+
+
+@database.patient
+def touch_task(task_id: str) -> None:
+    """Let a task be as young as if it had just been at work."""
+    db: Any = glance_db.get_api()
+    with contextlib.suppress(exception.NotFound):
+        db.task_update(glance_context.get_admin_context(), task_id, {})
+
+
+def age(task: Any) -> float:
+    """Seconds since a task was last at work."""
+    return float((timeutils.utcnow() - task['updated_at']).total_seconds())
 
 
 class Records:
@@ -54,26 +124,8 @@ class Records:
         self._abandoned = {m.task_id: m for m in abandoned.values()}
 
     @database.patient
-    def knows(self, image_id: str) -> bool:
-        """Say whether an image is, or was, in this Glance."""
-        try:
-            self._db.image_get(self._context, image_id,
-                               force_show_deleted=True)
-        except exception.NotFound:
-            return False
-        return True
-
-    @database.patient
-    def has_task(self, task_id: str) -> bool:
-        try:
-            self._db.task_get(self._context, task_id)
-        except exception.NotFound:
-            return False
-        return True
-
-    @database.patient
-    def is_dead(self, task_id: str, silence: float | None) -> bool:
-        """Say whether nobody works at a task any more.
+    def is_dead(self, task_id: str, silence: float | None) -> bool | None:
+        """Say whether nobody works at a task any more; None: there is none.
 
         :param silence: in seconds, after which it is dead; None: never
         """
@@ -82,17 +134,17 @@ class Records:
         try:
             task = self._db.task_get(self._context, task_id)
         except exception.NotFound:
-            return True
-        age = (timeutils.utcnow() - task['updated_at']).total_seconds()
+            return None
         if self._dead_after is not None:
             silence = self._dead_after
         elif task['status'] in ('success', 'failure'):
             silence = _AFTERMATH
-        return silence is not None and age >= silence
+        return silence is not None and age(task) >= silence
 
     def dead_imports(self) -> list[tuple[str, str]]:
         """(image id, task id) of every image that a dead import holds."""
-        return [(i, t) for i, t in self._locks() if self.is_dead(t, None)]
+        return [(i, t) for i, t in self._locks()
+                if self.is_dead(t, None) is not False]
 
     @staticmethod
     def _locks() -> Iterator[tuple[str, str]]:

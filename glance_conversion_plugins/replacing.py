@@ -59,18 +59,17 @@ def copy_metadata(ioctx: Any, image_id: str, target: Any) -> None:
                 target.metadata_set(key, value)
 
 
-def put_back(ioctx: Any) -> list[str]:
-    """Give old images their names back where a replacement was interrupted.
+def nameless(ioctx: Any) -> dict[str, str]:
+    """Images whose replacement was interrupted: {image id: name now}."""
+    return {image_id: name for name, image_id in replaced(ioctx)
+            if not ceph.is_present(ioctx, image_id)}
 
-    :returns: ids of the images
-    """
-    found = []
-    for name, image_id in replaced(ioctx):
-        if not ceph.is_present(ioctx, image_id):
-            LOG.warning('%s gets its name back', name)
-            rbd.RBD().rename(ioctx, name, image_id)
-            found.append(image_id)
-    return found
+
+def put_back(ioctx: Any, image_id: str) -> None:
+    """Give an image its name back, if it still has none."""
+    if name := nameless(ioctx).get(image_id):
+        LOG.warning('%s gets its name back', name)
+        rbd.RBD().rename(ioctx, name, image_id)
 
 
 def replaced(ioctx: Any) -> Iterator[tuple[str, str]]:

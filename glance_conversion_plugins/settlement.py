@@ -21,6 +21,7 @@ computed. Last, the task gets our message back: Glance's own upload puts
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import logging
 import os
 import threading
@@ -32,6 +33,7 @@ from glance import context as glance_context
 from glance import db as glance_db
 from oslo_config import cfg
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import database
 from glance_conversion_plugins import digest
@@ -48,6 +50,9 @@ _POLL_SECONDS = 0.5
 
 # For a replica of Glance's database that lags behind.
 _REPLICA_SECONDS = 5
+
+# How often those who compute digests say that they still do.
+_BEAT_SECONDS = 60
 
 # Deferred digests of one process are computed one after the other: they take
 # two cores each, and nobody waits for them.
@@ -102,19 +107,54 @@ def record_digests(image_id: str, found: digest.Digest) -> None:
         LOG.info('Image %s is not active any more', image_id)
 
 
+@contextlib.contextmanager
+def _at_work(task_id: str | None) -> Iterator[None]:
+    """Keep saying that somebody works for a task, which may have ended."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while task_id:
+            try:
+                records.touch_task(task_id)
+            except Exception:
+                LOG.warning('Task %s is not kept alive', task_id,
+                            exc_info=True)
+            if done.wait(_BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def compute_digests(image_id: str,
                     targets: Mapping[str, stores.AdoptingStore],
-                    wanted: conversion.Wanted) -> None:
+                    wanted: conversion.Wanted, task_id: str | None,
+                    cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     """Compute digests of a stored image and record them.
 
     :param targets: the stores that hold it, by their identifiers
+    :param task_id: of its import, which tells others that this goes on
     """
+    with _at_work(task_id):
+        _compute_digests(image_id, targets, wanted, cancel)
+
+
+def _compute_digests(image_id: str,
+                     targets: Mapping[str, stores.AdoptingStore],
+                     wanted: conversion.Wanted, cancel: cancel_.Cancel
+                     ) -> None:
     for store_id, store in targets.items():
         with _one_at_a_time:
             start = time.monotonic()
             source = store.source(image_id)
             try:
-                found = conversion.digest_source(source, wanted)
+                found = conversion.digest_source(source, wanted,
+                                                 cancel=cancel)
             finally:
                 source.close()
         # An image that is removed under a reader reads as zeros.
@@ -134,21 +174,28 @@ def restore_message(task_id: str, message: str) -> None:
         db.task_update(context, task_id, {'message': message})
 
 
-def without_digests() -> Iterator[str]:
-    """Ids of active images in our stores whose digests are pending."""
+def without_digests(silence: float = 0) -> Iterator[str]:
+    """Ids of active images in our stores whose digests are pending.
+
+    :param silence: seconds for which nobody may have worked on them
+    """
     for image in records.images(status='active'):
         if image['os_hash_value'] is None and any(
                 stores.adopting(location['metadata'].get('store'))
                 for location in image['locations']):
-            yield image['id']
+            task = records.last_task(image['id'])
+            if not task or records.age(task) >= silence:
+                yield image['id']
 
 
-def catch_up(image_id: str) -> None:
+def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     """Compute and record digests that an interrupted process still owes."""
     targets = {store_id: store for store_id in recorded_stores(image_id)
                if (store := stores.adopting(store_id))}
+    task = records.last_task(image_id)
     compute_digests(image_id, targets, conversion.Wanted(
-        CONF.hashing_algorithm, CONF.conversion.legacy_checksum))
+        CONF.hashing_algorithm, CONF.conversion.legacy_checksum),
+        task['id'] if task else None, cancel)
 
 
 class Settlement:
@@ -221,7 +268,8 @@ class Settlement:
     def _defer(self, settled: list[str], wanted: conversion.Wanted) -> None:
         try:
             compute_digests(self._image_id, {
-                s: self._targets[s] for s in settled}, wanted)
+                s: self._targets[s] for s in settled}, wanted,
+                self._task_id)
         except Exception:
             LOG.exception('Image %s has no digests yet; "glance-conversion-'
                           'manage digests" computes them', self._image_id)

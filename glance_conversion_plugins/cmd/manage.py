@@ -26,12 +26,11 @@ import sys
 import threading
 import time
 from typing import Any
-import warnings
 
 from oslo_config import cfg
 from oslo_log import log as logging
 
-from glance_conversion_plugins import config
+from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
 
@@ -69,6 +68,20 @@ def _add_commands(subparsers: Any) -> None:
              'images that were replaced; 60 if not given')
     parser.add_argument('image', nargs='*', help='id; all, if none is given')
     parser.set_defaults(run=sparsify_)
+    parser = subparsers.add_parser('cache', help='look at the image cache')
+    actions = parser.add_subparsers(title='actions', required=True)
+    parser = actions.add_parser('status', help='say what is cached, queued '
+                                'and failing, and what a pass of the agent '
+                                'would do now')
+    parser.set_defaults(run=cache_status)
+
+
+def cache_status(args: Any) -> int:
+    """Say what is cached, what is not, and why."""
+    from glance_conversion_plugins.cache import status
+    for line in status.report():
+        print(line)
+    return 0
 
 
 def cleanup_(args: Any) -> int:
@@ -93,8 +106,10 @@ def sparsify_(args: Any) -> int:
     from glance_conversion_plugins import sparsify
     failed = False
     if not args.dry_run:
-        for image_id in [i for store in _stores() for i in store.put_back()]:
-            print(f'image {image_id} has its name back')
+        for store in _stores():
+            for image_id in store.nameless():
+                store.put_back(image_id)
+                print(f'image {image_id} has its name back')
     for found in sparsify.candidates(args.image, args.store):
         try:
             _sparsify(found, args.dry_run)
@@ -110,7 +125,7 @@ def sparsify_(args: Any) -> int:
 def _stores() -> list[Any]:
     """All stores of ours."""
     from glance_conversion_plugins import stores
-    return [store for store_id in list(CONF.enabled_backends or {})
+    return [store for store_id in stores.identifiers()
             if (store := stores.adopting(store_id))]
 
 
@@ -176,30 +191,13 @@ def _carry_out(found: Iterable[tuple[str, Callable[[], object]]],
     return int(failed)
 
 
-def _configure(argv: Sequence[str]) -> None:
-    # Some library below Glance greets everyone with this, on stderr.
-    warnings.filterwarnings('ignore', '(?s).*Eventlet is deprecated')
-    from glance.common import config as glance_config
-    from glance.common import wsgi_app
-    import glance_store
-    logging.register_options(CONF)
-    glance_config.set_config_defaults()
-    CONF.register_cli_opt(cfg.SubCommandOpt(
-        'command', title='commands', handler=_add_commands))
-    CONF(argv, project='glance', prog='glance-conversion-manage',
-         default_config_files=wsgi_app._get_config_files())
-    logging.setup(CONF, 'glance')
-    config.register_opts(CONF)
-    glance_store.register_store_opts(
-        CONF, reserved_stores=wsgi_app.RESERVED_STORES)
-    glance_store.create_multi_stores(
-        CONF, reserved_stores=wsgi_app.RESERVED_STORES)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
-        _configure(sys.argv[1:] if argv is None else argv)
+        service.configure(
+            'glance-conversion-manage', sys.argv[1:] if argv is None else argv,
+            [cfg.SubCommandOpt('command', title='commands',
+                               handler=_add_commands)])
         return int(CONF.command.run(CONF.command))
     except (cfg.Error, errors.ConversionError) as e:
         print(f'glance-conversion-manage: {e}', file=sys.stderr)

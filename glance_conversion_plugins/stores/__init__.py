@@ -71,8 +71,11 @@ class AdoptingStore(Protocol):
     def forget_replaced(self) -> list[str]:
         """Remove what was replaced; returns what could not be removed."""
 
-    def put_back(self) -> list[str]:
-        """Give names back that a dead replacement took; returns image ids."""
+    def nameless(self) -> list[str]:
+        """Ids of images whose names an interrupted replacement took."""
+
+    def put_back(self, image_id: str) -> None:
+        """Give an image its name back."""
 
     def is_open(self, image_id: str, task_id: str) -> bool:
         """Say whether a living process may be writing what a task began."""
@@ -91,6 +94,12 @@ def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str
     if backends.get(store_id) == ours:
         backends[store_id] = stock
         conf.set_override('enabled_backends', backends)
+
+
+def identifiers() -> list[str]:
+    """The stores of this Glance, ours and others."""
+    # A copy: looking up a store adds the reserved ones to the original.
+    return list(CONF.enabled_backends or {})
 
 
 def adopting(store_id: str | None) -> AdoptingStore | None:

@@ -191,9 +191,12 @@ class Store(sparse.Sparse, stock.Store):
                            self.conf.sparse_store.zero_block_size, progress)
             check(source)
 
-    def put_back(self) -> list[str]:
-        """Nothing was taken away."""
+    def nameless(self) -> list[str]:
+        """No name was taken away."""
         return []
+
+    def put_back(self, image_id: str) -> None:
+        """Nothing was taken away."""
 
     def replaced(self) -> list[str]:
         """Nothing was replaced."""

@@ -185,9 +185,13 @@ class Store(sparse.Sparse, stock.Store):
             raise
         self.hand_over(image_id, task_id)
 
-    def put_back(self) -> list[str]:
+    def nameless(self) -> list[str]:
         with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            return replacing.put_back(ioctx)
+            return list(replacing.nameless(ioctx))
+
+    def put_back(self, image_id: str) -> None:
+        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
+            replacing.put_back(ioctx, image_id)
 
     def replaced(self) -> list[str]:
         with ceph.connect(self._desk) as (_, ioctx), ceph.translated():

@@ -30,10 +30,13 @@ from cloud import Cloud  # noqa: E402
 
 from tests.functional import support  # noqa: E402
 
+# Each worker of pytest-xdist has a cloud of its own.
+WORKER = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
 ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
-                      '/var/tmp/glance-conversion-test-cloud')
+                      '/var/tmp/glance-conversion-test-cloud') + (
+                          f'-{WORKER}' if WORKER else '')
 # The first of a hundred ports.
-PORT = int(os.environ.get('GLANCE_TEST_PORT', '28800'))
+PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 100 * WORKER
 
 
 @pytest.fixture(scope='session')

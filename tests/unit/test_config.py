@@ -82,6 +82,23 @@ def test_size_from_a_file(load):
     ('sparse_store', 'zero_block_size', '1048577'),
     ('sparse_store', 'data_pools', 'images-data'),
     ('sparse_store', 'data_pools', 'ceph:one,two'),
+    ('cache_prefetch', 'interval', '-1'),
+    ('cache_prefetch', 'interval', 'often'),
+    ('cache_prefetch', 'workers', '0'),
+    ('cache_prefetch', 'workers', '65'),
+    ('cache_prefetch', 'properties', 'prefetch'),
+    ('cache_prefetch', 'properties', 'prefetch:true,os_distro'),
+    ('cache_prefetch', 'properties', ':true'),
+    ('cache_prefetch', 'visibility', 'everyone'),
+    ('cache_prefetch', 'visibility', 'public,Private'),
+    ('cache_prefetch', 'newest', '-1'),
+    ('cache_prefetch', 'most_hit', 'all'),
+    ('cache_prefetch', 'rate_limit', '0'),
+    ('cache_prefetch', 'rate_limit', 'fast'),
+    ('cache_prefetch', 'grace', '-1'),
+    ('conversion_agent', 'cleanup_interval', '-1'),
+    ('conversion_agent', 'digests_interval', '1.5'),
+    ('conversion_agent', 'metrics_port', '65536'),
 ])
 def test_bad_values_name_the_option(load, group, name, value):
     with pytest.raises(cfg.ConfigFileValueError, match=name):
@@ -101,6 +118,17 @@ def test_defaults(load):
     assert conf.sparse_store.zero_block_size == 64 * 1024
     assert conf.sparse_store.data_pools == {}
     assert conf.sparse_store.mount_marker == ''
+    assert conf.cache_prefetch.interval == 300
+    assert conf.cache_prefetch.workers == 2
+    for name in ('properties', 'tags', 'visibility'):
+        assert conf.cache_prefetch[name] == []
+    assert conf.cache_prefetch.newest == 0
+    assert conf.cache_prefetch.most_hit == 0
+    assert conf.cache_prefetch.rate_limit is None
+    assert conf.cache_prefetch.grace == 60
+    assert conf.conversion_agent.cleanup_interval == 600
+    assert conf.conversion_agent.digests_interval == 300
+    assert conf.conversion_agent.metrics_port is None
 
 
 @pytest.mark.parametrize('name', inspection.DRIVERS)
@@ -139,6 +167,98 @@ def test_mount_marker_is_a_name(load, value, expected):
     assert conf.sparse_store.mount_marker == expected
 
 
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('a:b', ('a', 'b')),
+    ('a:b:c', ('a', 'b:c')),
+    ('a::', ('a', ':')),
+    ('a:', ('a', '')),
+    (' a : b ', ('a', 'b')),
+    ('two words: and more ', ('two words', 'and more')),
+    (('a', 'b'), ('a', 'b')),
+])
+def test_a_pair_is_a_name_and_all_that_follows_its_colon(value, expected):
+    assert config.Pair()(value) == expected
+
+
+@pytest.mark.parametrize('value', ['a', '', ' ', ':', ':b', ' :b', '::'])
+def test_what_is_no_pair_is_named(value):
+    with pytest.raises(ValueError, match='as in prefetch:true') as caught:
+        config.Pair()(value)
+    assert str(caught.value).startswith(f'"{value}" is not a pair')
+
+
+def test_pairs_are_of_one_type():
+    assert config.Pair() == config.Pair()
+    assert hash(config.Pair()) == hash(config.Pair())
+    assert config.Pair() != config.Size()
+    assert repr(config.Pair()) == 'Pair'
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('', []),
+    ('prefetch:true', [('prefetch', 'true')]),
+    ('prefetch:true,os:debian', [('prefetch', 'true'), ('os', 'debian')]),
+    (' prefetch : true , os:debian ', [('prefetch', 'true'),
+                                       ('os', 'debian')]),
+    ('url:http://x:1/,a:b', [('url', 'http://x:1/'), ('a', 'b')]),
+])
+def test_properties_are_pairs_of_a_name_and_a_value(load, value, expected):
+    conf = load(f'[cache_prefetch]\nproperties = {value}\n')
+    assert conf.cache_prefetch.properties == expected
+
+
+def test_properties_may_be_set_by_a_program(load):
+    conf = load()
+    conf.set_override('properties', [('a', 'b')], 'cache_prefetch')
+    assert conf.cache_prefetch.properties == [('a', 'b')]
+    conf.set_override('properties', ['a:b'], 'cache_prefetch')
+    assert conf.cache_prefetch.properties == [('a', 'b')]
+
+
+def test_a_sample_shows_pairs_as_they_are_written():
+    option = cfg.ListOpt('properties', item_type=config.Pair(),
+                         default=[('a', 'b'), ('c', 'd:e')])
+    # What the generator of samples asks.
+    assert option.type.format_defaults(option.default) == ['a:b,c:d:e']
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('', []), ('golden', ['golden']),
+    ('golden, two words', ['golden', 'two words'])])
+def test_tags_are_a_list(load, value, expected):
+    conf = load(f'[cache_prefetch]\ntags = {value}\n')
+    assert conf.cache_prefetch.tags == expected
+
+
+@pytest.mark.parametrize('value', [
+    ['public'], ['community', 'shared', 'private'], []])
+def test_visibility_is_any_that_glance_knows(load, value):
+    conf = load(f'[cache_prefetch]\nvisibility = {",".join(value)}\n')
+    assert conf.cache_prefetch.visibility == value
+
+
+def test_a_rate_is_a_size(load):
+    conf = load('[cache_prefetch]\nrate_limit = 100MB\n')
+    assert conf.cache_prefetch.rate_limit == 100 << 20
+
+
+@pytest.mark.parametrize('group', ['cache_prefetch', 'conversion_agent'])
+def test_every_interval_can_be_switched_off(load, group):
+    names = [o.name for o in dict(config.list_opts())[group]
+             if o.name.endswith('interval')]
+    conf = load(f'[{group}]\n' + ''.join(f'{name} = 0\n'
+                                         for name in names))
+    assert names
+    assert {conf[group][name] for name in names} == {0}
+
+
+def test_a_check_finds_what_nobody_has_looked_at(load):
+    config.check(load('[cache_prefetch]\nworkers = 3\n'))
+    conf = load('[cache_prefetch]\ninterval = often\n')
+    with pytest.raises(cfg.ConfigFileValueError, match='interval'):
+        config.check(conf)
+
+
 def test_registering_twice_is_harmless(load):
     conf = load('[conversion]\nmax_concurrent = 7\n')
     config.register_opts(conf)
@@ -147,11 +267,17 @@ def test_registering_twice_is_harmless(load):
 
 def test_all_options_are_listed_with_help():
     listed = dict(config.list_opts())
-    assert set(listed) == {'conversion', 'sparse_store'}
+    assert set(listed) == {'conversion', 'sparse_store', 'cache_prefetch',
+                           'conversion_agent'}
     assert {o.name for o in listed['conversion']} == {
         'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
         'max_expansion', 'qcow2_compression', 'max_concurrent'}
     assert {o.name for o in listed['sparse_store']} == {
         'zero_block_size', 'data_pools', 'mount_marker'}
+    assert {o.name for o in listed['cache_prefetch']} == {
+        'interval', 'workers', 'properties', 'tags', 'visibility', 'newest',
+        'most_hit', 'rate_limit', 'grace'}
+    assert {o.name for o in listed['conversion_agent']} == {
+        'cleanup_interval', 'digests_interval', 'metrics_port'}
     for opts in listed.values():
         assert not [o.name for o in opts if len(o.help.strip()) < 40]

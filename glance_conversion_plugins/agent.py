@@ -1,0 +1,180 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""The periodic jobs of a node: prefetch, clean-up, interrupted digests."""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import functools
+import logging
+import threading
+import time
+from typing import NamedTuple
+
+import futurist
+from futurist import periodics
+from oslo_config import cfg
+
+from glance_conversion_plugins.cache import prefetch
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import cleanup
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import metrics
+from glance_conversion_plugins import settlement
+
+LOG = logging.getLogger(__name__)
+CONF = cfg.CONF
+
+# An import, or the agent of another node, that computes digests says so to
+# the database every minute.
+_SILENCE = 600      # seconds
+
+
+class Done(NamedTuple):
+    """What a job did about one thing, or did not."""
+
+    result: str
+    words: str
+
+    @property
+    def failed(self) -> bool:
+        return self.result == 'failed'
+
+
+class Job(NamedTuple):
+    """Something that is done again and again."""
+
+    name: str
+    interval: int       # seconds from start to start
+    work: Callable[[cancel_.Cancel], Iterable[Done]]
+
+
+def jobs() -> list[Job]:
+    """The jobs that this node's configuration asks for."""
+    found = [
+        Job('prefetch', CONF.cache_prefetch.interval
+            if CONF.image_cache_dir else 0, _prefetch),
+        Job('cleanup', CONF.conversion_agent.cleanup_interval, _clean_up),
+        Job('digests', CONF.conversion_agent.digests_interval, _digests),
+    ]
+    return [job for job in found if job.interval]
+
+
+def _prefetch(cancel: cancel_.Cancel) -> Iterator[Done]:
+    work = prefetch.Prefetch(cancel)
+    for outcome in work.run():
+        if outcome.fetched:
+            metrics.FETCHED.inc(outcome.fetched.size)
+        yield Done(outcome.result, str(outcome))
+    entries = work.node.entries()
+    metrics.CACHE_IMAGES.set(len(entries))
+    metrics.CACHE_BYTES.labels('apparent').set(
+        sum(entry.size for entry in entries))
+    metrics.CACHE_BYTES.labels('allocated').set(
+        sum(entry.allocated for entry in entries))
+    metrics.FAILING.set(len(work.failures.items()))
+
+
+def _clean_up(cancel: cancel_.Cancel) -> Iterator[Done]:
+    for finding in cleanup.find():
+        if cancel.is_set():
+            return
+        yield _carried_out('removed', finding.what, finding.remedy)
+
+
+def _digests(cancel: cancel_.Cancel) -> Iterator[Done]:
+    for image_id in settlement.without_digests(_SILENCE):
+        if cancel.is_set():
+            return
+        yield _carried_out('computed', f'digests of image {image_id}',
+                           functools.partial(settlement.catch_up, image_id,
+                                             cancel))
+
+
+def _carried_out(result: str, what: str, remedy: Callable[[], object]
+                 ) -> Done:
+    try:
+        remedy()
+    except errors.Cancelled as e:
+        return Done('passed over', f'{what}: {e}')
+    except Exception as e:
+        LOG.exception('Failed: %s', what)
+        return Done('failed', f'{what}: {e}')
+    LOG.info('%s: %s', result, what)
+    return Done(result, f'{result}: {what}')
+
+
+def run_once(job: Job, cancel: cancel_.Cancel,
+             say: Callable[[str], object]) -> bool:
+    """Do a job once; returns whether nothing of it failed.
+
+    :param say: is told about everything that was looked at
+    :raises errors.Busy: if another agent of this node does it
+    """
+    start, result = time.monotonic(), 'failed'
+    try:
+        found = list(_told(job, cancel, say))
+        if not found:
+            say('nothing to do')
+        if not any(done.failed for done in found):
+            result = 'ok'
+            metrics.LAST_SUCCESS.labels(job.name).set_to_current_time()
+    except errors.Busy:
+        result = 'busy'
+        raise
+    finally:
+        metrics.SECONDS.labels(job.name).set(time.monotonic() - start)
+        metrics.PASSES.labels(job.name, result).inc()
+    return result == 'ok'
+
+
+def _told(job: Job, cancel: cancel_.Cancel, say: Callable[[str], object]
+          ) -> Iterator[Done]:
+    for done in job.work(cancel):
+        metrics.IMAGES.labels(job.name, done.result).inc()
+        say(done.words)
+        yield done
+
+
+class Agent:
+    """All jobs, each on a thread of its own."""
+
+    def __init__(self, wanted: list[Job]) -> None:
+        self._cancel = cancel_.Cancel()
+        self._worker = periodics.PeriodicWorker(
+            [(self._periodic(job), (), {}) for job in wanted],
+            executor_factory=functools.partial(
+                futurist.ThreadPoolExecutor, max_workers=len(wanted)))
+        self._thread = threading.Thread(target=self._worker.start)
+
+    def _periodic(self, job: Job) -> Callable[[], None]:
+        @periodics.periodic(spacing=job.interval, run_immediately=True)
+        def run() -> None:
+            try:
+                run_once(job, self._cancel, lambda words: None)
+            except errors.Busy as e:
+                LOG.info('%s: %s', job.name, e)
+            except Exception:
+                LOG.exception('A pass of %s failed; the next one is in %d s',
+                              job.name, job.interval)
+        return run
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop what is under way, which leaves nothing, and wait for it."""
+        self._cancel.set()
+        self._worker.stop()
+        self._thread.join()

@@ -1,0 +1,93 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""What could not be fetched, why, and when it is tried again.
+
+Kept in a file, for a pass may be a process of its own.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from typing import NamedTuple
+
+LOG = logging.getLogger(__name__)
+
+_FIRST_DELAY = 60
+_LAST_DELAY = 6 * 3600
+
+
+class Failure(NamedTuple):
+    """The last of some failures in a row."""
+
+    attempts: int
+    reason: str
+    again_at: float     # seconds since the epoch
+
+
+class Failures:
+    """All failures of a node, by image id."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._found = self._read()
+
+    def _read(self) -> dict[str, Failure]:
+        try:
+            with open(self._path) as file:
+                return {image_id: Failure(int(attempts), reason,
+                                          float(again_at))
+                        for image_id, (attempts, reason, again_at)
+                        in json.load(file).items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError):
+            LOG.warning('%s is damaged and starts anew', self._path)
+            return {}
+
+    def items(self) -> list[tuple[str, Failure]]:
+        return sorted(self._found.items())
+
+    def get(self, image_id: str) -> Failure | None:
+        return self._found.get(image_id)
+
+    def add(self, image_id: str, reason: str) -> Failure:
+        """Note a failure; each one in a row doubles the wait."""
+        with self._lock:
+            last = self._found.get(image_id)
+            attempts = last.attempts + 1 if last else 1
+            delay = min(_FIRST_DELAY * 2 ** min(attempts - 1, 20),
+                        _LAST_DELAY)
+            found = Failure(attempts, reason, time.time() + delay)
+            self._found[image_id] = found
+            self._write()
+        return found
+
+    def forget(self, image_id: str) -> None:
+        with self._lock:
+            if self._found.pop(image_id, None):
+                self._write()
+
+    def keep(self, image_ids: set[str]) -> None:
+        """Forget all about images that nobody wants any more."""
+        for image_id in self._found.keys() - image_ids:
+            self.forget(image_id)
+
+    def _write(self) -> None:
+        temporary = self._path + '.new'
+        with open(temporary, 'w') as file:
+            json.dump(self._found, file)
+        os.replace(temporary, self._path)

@@ -1,0 +1,163 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""One pass: what is wanted and not there is fetched, as far as it fits."""
+
+from concurrent import futures
+import functools
+import logging
+import os
+import threading
+import time
+from typing import NamedTuple
+
+from oslo_config import cfg
+
+from glance_conversion_plugins.cache import choosing
+from glance_conversion_plugins.cache import failures as failures_
+from glance_conversion_plugins.cache import fetching
+from glance_conversion_plugins.cache import node as node_
+from glance_conversion_plugins.cache import planning
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import progress
+
+LOG = logging.getLogger(__name__)
+CONF = cfg.CONF
+
+
+class Outcome(NamedTuple):
+    """What a pass did about one image."""
+
+    image_id: str
+    result: str     # 'fetched', 'failed', 'passed over' or 'evicted'
+    words: str
+    fetched: fetching.Fetched | None = None
+
+    def __str__(self) -> str:
+        return f'image {self.image_id}: {self.words}'
+
+
+class Prefetch:
+    """A pass over the queue and the policy of this node."""
+
+    def __init__(self, cancel: threading.Event | None = None) -> None:
+        self._cancel = cancel or threading.Event()
+        self.node = node_.Node()
+        self.failures = failures_.Failures(
+            os.path.join(self.node.folder, 'failures.json'))
+
+    def plan(self) -> list[planning.Step]:
+        """What a pass would do now."""
+        wanted = choosing.candidates(self.node.queued())
+        judged = [candidate if candidate.refusal else candidate._replace(
+            refusal=self._obstacle(candidate.image_id))
+            for candidate in wanted]
+        return planning.plan(judged, self.node.entries(),
+                             self.node.cache.get_cache_size(),
+                             CONF.image_cache_max_size)
+
+    def _obstacle(self, image_id: str) -> str | None:
+        """Why an image that could be fetched is not fetched now."""
+        if self.node.is_cached(image_id):
+            return 'cached already'
+        if reason := self.node.left_to_glance(image_id,
+                                              CONF.cache_prefetch.grace):
+            return reason
+        failure = self.failures.get(image_id)
+        if failure and failure.again_at > time.time():
+            return again(failure)
+        return None
+
+    def run(self) -> list[Outcome]:
+        """Do it.
+
+        :raises errors.Busy: if another agent is at work here
+        """
+        with self.node.lock() as held:
+            if not held:
+                raise errors.Busy('Another agent fetches for this cache.')
+            self.node.sweep()
+            steps = self.plan()
+            self._tidy(steps)
+            done = [_passed(step) for step in steps if step.refusal]
+            return done + self._fetch([s for s in steps if not s.refusal])
+
+    def _tidy(self, steps: list[planning.Step]) -> None:
+        """Forget what can never be fetched, or is wanted no more."""
+        self.failures.keep({step.image_id for step in steps
+                            if not step.gone})
+        for step in steps:
+            if step.gone:
+                self.node.unqueue(step.image_id)
+
+    def _fetch(self, steps: list[planning.Step]) -> list[Outcome]:
+        fetcher = fetching.Fetcher(self.node, self._cancel)
+        with futures.ThreadPoolExecutor(CONF.cache_prefetch.workers,
+                                        'prefetch') as pool:
+            found = pool.map(functools.partial(self._fetch_one, fetcher),
+                             steps)
+            return [outcome for outcomes in found for outcome in outcomes]
+
+    def _fetch_one(self, fetcher: fetching.Fetcher, step: planning.Step
+                   ) -> list[Outcome]:
+        done: list[Outcome] = []
+        image_id = step.image_id
+        try:
+            fetched = fetcher.fetch(image_id, lambda: done.extend(
+                self._evict(step)))
+        except errors.Cancelled as e:
+            done.append(_logged(Outcome(image_id, 'passed over', str(e))))
+        except Exception as e:
+            done.append(self._failed(image_id, e))
+        else:
+            self.failures.forget(image_id)
+            done.append(_logged(Outcome(image_id, 'fetched', str(fetched),
+                                        fetched)))
+        return done
+
+    def _evict(self, step: planning.Step) -> list[Outcome]:
+        for image_id in step.evict:
+            self.node.evict(image_id)
+        return [_logged(Outcome(image_id, 'evicted', 'evicted, for the cache '
+                                f'has to hold {step.image_id}'))
+                for image_id in step.evict]
+
+    def _failed(self, image_id: str, error: Exception) -> Outcome:
+        if isinstance(error, errors.ConversionError):
+            reason = str(error)
+        else:
+            LOG.exception('Image %s was not fetched', image_id)
+            reason = 'It could not be fetched; see the log.'
+        failure = self.failures.add(image_id, reason)
+        return _logged(Outcome(image_id, 'failed',
+                               f'failed: {again(failure)}'))
+
+
+def _passed(step: planning.Step) -> Outcome:
+    outcome = Outcome(step.image_id, 'passed over',
+                      f'passed over ({step.why}): {step.refusal}')
+    LOG.debug('%s', outcome)
+    return outcome
+
+
+def _logged(outcome: Outcome) -> Outcome:
+    LOG.log(logging.WARNING if outcome.result == 'failed' else logging.INFO,
+            '%s', outcome)
+    return outcome
+
+
+def again(failure: failures_.Failure) -> str:
+    """Why it failed, how often, and when it is tried next."""
+    wait = progress.duration(max(failure.again_at - time.time(), 0))
+    return (f'{failure.reason} (attempt {failure.attempts}; the next one is '
+            f'in {wait})')

@@ -1,0 +1,114 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""``glance-conversion-agent``: the periodic jobs of a node.
+
+Runs beside glance-api, as its user and on its configuration: --config-file
+and --config-dir, or the folder OS_GLANCE_CONFIG_DIR names. SIGTERM stops it,
+SIGHUP lets it read its configuration again.
+
+With --once every job runs one time. The exit status is 0 if nothing failed,
+1 if something did, 2 if the configuration is wrong, and 3 if another agent is
+at work on this node.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+import signal
+import sys
+
+from oslo_config import cfg
+from oslo_log import log as logging
+
+from glance_conversion_plugins.cmd import service
+from glance_conversion_plugins import errors
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+_NAME = 'glance-conversion-agent'
+_MODULE = 'glance_conversion_plugins.cmd.agent'
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+_OPTIONS = [cfg.BoolOpt('once', default=False, help='Run every job one time '
+                        'and exit.')]
+
+
+def _run_once() -> int:
+    from glance_conversion_plugins import agent
+    from glance_conversion_plugins import cancel
+    status, stop = 0, cancel.Cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    for job in agent.jobs():
+        try:
+            say = functools.partial(print, f'{job.name}:', flush=True)
+            if not agent.run_once(job, stop, say):
+                status = status or 1
+        except errors.Busy as e:
+            print(f'{job.name}: {e}')
+            status = 3
+        except Exception as e:
+            LOG.exception('%s failed', job.name)
+            print(f'{job.name}: failed: {e}')
+            status = status or 1
+    return status
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Run until a signal comes."""
+    from glance_conversion_plugins import agent
+    from glance_conversion_plugins import metrics
+    # Before there are threads, which inherit this: one place takes them all.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    wanted = agent.jobs()
+    if not wanted:
+        raise errors.Misconfigured('There is nothing to do: every interval '
+                                   'is 0, or there is no image cache.')
+    if CONF.conversion_agent.metrics_port:
+        metrics.serve(CONF.conversion_agent.metrics_port)
+    running = agent.Agent(wanted)
+    running.start()
+    LOG.info('Started, with %s', ', '.join(
+        f'{job.name} every {job.interval} s' for job in wanted))
+    while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
+        try:
+            service.parse(cfg.ConfigOpts(), _NAME, argv, _OPTIONS)
+            break
+        except cfg.Error as e:
+            LOG.error('The old configuration stays in force, for the new '
+                      'one is wrong: %s', e)
+    LOG.info('Stopping: %s', signal.Signals(number).name)
+    running.stop()
+    if number == signal.SIGHUP:
+        # Stores, logs and intervals all come from the configuration; only a
+        # new start is sure to read them again. It keeps the process id.
+        os.execv(sys.executable,        # noqa: S606
+                 [sys.executable, '-m', _MODULE, *argv])
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        service.configure(_NAME, argv, _OPTIONS)
+        return _run_once() if CONF.once else _run(argv)
+    except (cfg.Error, errors.ConversionError) as e:
+        print(f'{_NAME}: {e}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,41 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""What the agent counts, for Prometheus."""
+
+import prometheus_client
+
+_PREFIX = 'glance_conversion_agent_'
+
+PASSES = prometheus_client.Counter(
+    f'{_PREFIX}passes', 'Passes of a job', ['job', 'result'])
+LAST_SUCCESS = prometheus_client.Gauge(
+    f'{_PREFIX}last_success_timestamp_seconds',
+    'When a job last ended well', ['job'])
+SECONDS = prometheus_client.Gauge(
+    f'{_PREFIX}pass_seconds', 'How long the last pass took', ['job'])
+IMAGES = prometheus_client.Counter(
+    f'{_PREFIX}images', 'What was done about images', ['job', 'result'])
+FETCHED = prometheus_client.Counter(
+    f'{_PREFIX}fetched_bytes', 'Bytes of images that were fetched')
+CACHE_IMAGES = prometheus_client.Gauge(
+    f'{_PREFIX}cache_images', 'Images in the cache')
+CACHE_BYTES = prometheus_client.Gauge(
+    f'{_PREFIX}cache_bytes', 'Bytes in the cache', ['kind'])
+FAILING = prometheus_client.Gauge(
+    f'{_PREFIX}failing_images', 'Images that could not be fetched lately')
+
+
+def serve(port: int) -> None:
+    """Serve them on loopback, on a thread."""
+    prometheus_client.start_http_server(port, addr='127.0.0.1')
