@@ -24,6 +24,7 @@ from glance.common import wsgi_app
 from glance import opts as glance_opts
 import glance_store
 import jinja2
+from oslo_concurrency import opts as concurrency_opts
 from oslo_config import cfg
 from oslo_log import log as logging
 import pytest
@@ -124,7 +125,8 @@ def check(tmp_path):
         conf = cfg.ConfigOpts()
         logging.register_options(conf)
         for group, options in (glance_opts.list_api_opts()
-                               + glance_opts.list_image_import_opts()):
+                               + glance_opts.list_image_import_opts()
+                               + concurrency_opts.list_opts()):
             conf.register_opts(options, group=group)
         config.register_opts(conf)
         conf(['--config-file', str(path)], project='glance',
@@ -191,7 +193,7 @@ def test_plugins_exist():
     ('[conversion]\ndigests = sometimes\n', ValueError),
     ('[conversoin]\ndigests = inline\n', cfg.NoSuchOptError),
     ('[nowhere]\nrbd_store_pool = images\n', cfg.NoSuchOptError),
-    ('digests inline\n', ValueError),
+    ('digests inline\n', cfg.ParseError),
     ('[DEFAULT]\nenabled_backends = ceph:no_such_type\n', AssertionError),
 ])
 def test_errors_would_be_found(check, text, error):
