@@ -35,8 +35,8 @@ WORKER = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
 ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
                       '/var/tmp/glance-conversion-test-cloud') + (
                           f'-{WORKER}' if WORKER else '')
-# The first of a hundred ports.
-PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 100 * WORKER
+# The first of two hundred ports: some tests bring up a second cloud.
+PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 200 * WORKER
 
 
 @pytest.fixture(scope='session')
