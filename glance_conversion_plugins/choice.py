@@ -73,6 +73,18 @@ def choose(facts: importing.Facts, path: str, kinds: Mapping[str, str | None],
     return Choice(Road.STAGE)
 
 
+def only_rbd(chosen: Choice, kinds: Mapping[str, str | None]) -> Choice:
+    """The same, for a plugin that does nothing but write into RBD."""
+    if chosen.road is Road.KEEP:
+        return chosen
+    if chosen.road is not Road.DIRECT:
+        return Choice(Road.KEEP, f'it would not be {Road.DIRECT.value}')
+    if set(kinds.values()) != {'sparse_rbd'}:
+        return Choice(Road.KEEP, 'not every target store is of type '
+                      'sparse_rbd')
+    return chosen
+
+
 def _why_kept(facts: importing.Facts) -> str | None:
     for prefix, why in _KEPT_PROPERTIES.items():
         if any(name.startswith(prefix) for name in facts.properties):

@@ -78,7 +78,8 @@ def find(dead_after: float | None = None) -> Iterator[Finding]:
     dead = glance.dead_imports()
     yield from _staged(staging, abandoned, dead)
     for image_id, task_id in dead:
-        yield Finding(f'image {image_id}: held by its dead import {task_id}',
+        yield Finding(f'the hold of the dead import {task_id} on image '
+                      f'{image_id}',
                       functools.partial(glance.release, image_id, task_id))
 
 
@@ -130,8 +131,9 @@ def _nameless(store_id: str, store: stores.AdoptingStore
         # One that lives gives the name back within milliseconds.
         time.sleep(_SETTLING)
         for image_id in sorted(found.intersection(store.nameless())):
-            yield Finding(f'store {store_id}: image {image_id} without its '
-                          'name', functools.partial(store.put_back, image_id))
+            yield Finding(f'store {store_id}: the name that a dead sparsify '
+                          f'gave to image {image_id}',
+                          functools.partial(store.put_back, image_id))
 
 
 def _left_in(store_id: str, store: stores.AdoptingStore,

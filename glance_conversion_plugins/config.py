@@ -172,8 +172,8 @@ connection to a store.
 """),
     cfg.ListOpt('properties', default=[], item_type=Pair(), help="""
 Image properties that ask for prefetch: pairs as in
-``prefetch:true,os_distro:debian``, of which one is enough. A name ends at the
-first colon.
+``prefetch:true,os_distro:debian``, of which one is enough. A name ends at
+the first colon.
 
 Where ``tags`` or ``visibility`` are set too, an image must also have one of
 each of those. Owners of images set properties and tags; only ``visibility``

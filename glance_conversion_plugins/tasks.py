@@ -184,13 +184,4 @@ class RbdDirectConvert(ConvertImage):
 
     def _choose(self, facts: importing.Facts, path: str,
                 kinds: dict[str, str | None]) -> choice.Choice:
-        chosen = super()._choose(facts, path, kinds)
-        if chosen.road is choice.Road.KEEP:
-            return chosen
-        if chosen.road is not choice.Road.DIRECT:
-            return choice.Choice(choice.Road.KEEP, 'it would not be '
-                                 f'{choice.Road.DIRECT.value}')
-        if set(kinds.values()) != {'sparse_rbd'}:
-            return choice.Choice(choice.Road.KEEP, 'not every target store '
-                                 'is of type sparse_rbd')
-        return chosen
+        return choice.only_rbd(super()._choose(facts, path, kinds), kinds)

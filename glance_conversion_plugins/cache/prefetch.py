@@ -13,6 +13,7 @@
 
 """One pass: what is wanted and not there is fetched, as far as it fits."""
 
+from collections.abc import Iterator
 from concurrent import futures
 import functools
 import logging
@@ -33,6 +34,8 @@ from glance_conversion_plugins import progress
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
+
+_CACHED = 'cached already'
 
 
 class Outcome(NamedTuple):
@@ -69,7 +72,7 @@ class Prefetch:
     def _obstacle(self, image_id: str) -> str | None:
         """Why an image that could be fetched is not fetched now."""
         if self.node.is_cached(image_id):
-            return 'cached already'
+            return _CACHED
         if reason := self.node.left_to_glance(image_id,
                                               CONF.cache_prefetch.grace):
             return reason
@@ -78,8 +81,8 @@ class Prefetch:
             return again(failure)
         return None
 
-    def run(self) -> list[Outcome]:
-        """Do it.
+    def run(self) -> Iterator[Outcome]:
+        """Do it, and tell of each image once that is done.
 
         :raises errors.Busy: if another agent is at work here
         """
@@ -89,8 +92,8 @@ class Prefetch:
             self.node.sweep()
             steps = self.plan()
             self._tidy(steps)
-            done = [_passed(step) for step in steps if step.refusal]
-            return done + self._fetch([s for s in steps if not s.refusal])
+            yield from (_passed(step) for step in steps if step.refusal)
+            yield from self._fetch([s for s in steps if not s.refusal])
 
     def _tidy(self, steps: list[planning.Step]) -> None:
         """Forget what can never be fetched, or is wanted no more."""
@@ -100,13 +103,13 @@ class Prefetch:
             if step.gone:
                 self.node.unqueue(step.image_id)
 
-    def _fetch(self, steps: list[planning.Step]) -> list[Outcome]:
+    def _fetch(self, steps: list[planning.Step]) -> Iterator[Outcome]:
         fetcher = fetching.Fetcher(self.node, self._cancel)
         with futures.ThreadPoolExecutor(CONF.cache_prefetch.workers,
                                         'prefetch') as pool:
-            found = pool.map(functools.partial(self._fetch_one, fetcher),
-                             steps)
-            return [outcome for outcomes in found for outcome in outcomes]
+            for outcomes in pool.map(functools.partial(self._fetch_one,
+                                                       fetcher), steps):
+                yield from outcomes
 
     def _fetch_one(self, fetcher: fetching.Fetcher, step: planning.Step
                    ) -> list[Outcome]:
@@ -146,7 +149,9 @@ class Prefetch:
 def _passed(step: planning.Step) -> Outcome:
     outcome = Outcome(step.image_id, 'passed over',
                       f'passed over ({step.why}): {step.refusal}')
-    LOG.debug('%s', outcome)
+    # As is usual, and not worth a line for each of them in every pass.
+    LOG.log(logging.DEBUG if step.refusal == _CACHED else logging.INFO,
+            '%s', outcome)
     return outcome
 
 

@@ -23,6 +23,8 @@ at work on this node.
 """
 
 from collections.abc import Sequence
+import contextlib
+import ctypes
 import functools
 import os
 import signal
@@ -41,8 +43,20 @@ _NAME = 'glance-conversion-agent'
 _MODULE = 'glance_conversion_plugins.cmd.agent'
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
+_M_MMAP_THRESHOLD = -3      # of malloc.h
+
 _OPTIONS = [cfg.BoolOpt('once', default=False, help='Run every job one time '
                         'and exit.')]
+
+
+def _return_memory() -> None:
+    """Give chunks of images back to the system as soon as they are free.
+
+    glibc raises this limit by itself, to 32 MiB, and then keeps what each
+    thread has freed: 500 MiB instead of 260 for four workers.
+    """
+    with contextlib.suppress(AttributeError):       # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _run_once() -> int:
@@ -84,7 +98,9 @@ def _run(argv: Sequence[str]) -> int:
         f'{job.name} every {job.interval} s' for job in wanted))
     while (number := signal.sigwait(_SIGNALS)) == signal.SIGHUP:
         try:
-            service.parse(cfg.ConfigOpts(), _NAME, argv, _OPTIONS)
+            fresh = cfg.ConfigOpts()
+            service.prepare(fresh)
+            service.parse(fresh, _NAME, argv, _OPTIONS)
             break
         except cfg.Error as e:
             LOG.error('The old configuration stays in force, for the new '
@@ -104,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         service.configure(_NAME, argv, _OPTIONS)
+        _return_memory()
         return _run_once() if CONF.once else _run(argv)
     except (cfg.Error, errors.ConversionError) as e:
         print(f'{_NAME}: {e}', file=sys.stderr)

@@ -68,12 +68,39 @@ def _add_commands(subparsers: Any) -> None:
              'images that were replaced; 60 if not given')
     parser.add_argument('image', nargs='*', help='id; all, if none is given')
     parser.set_defaults(run=sparsify_)
+    parser = subparsers.add_parser(
+        'inspect', help='say what an import of a file would come to')
+    parser.add_argument('file')
+    parser.add_argument('--disk-format', metavar='FORMAT',
+                        help='what its owner would say it is; what it is, if '
+                             'not given')
+    parser.add_argument('--store', action='append', default=[],
+                        metavar='STORE', help='where to; may be given again; '
+                        'the default store, if not given')
+    parser.set_defaults(run=inspect_)
     parser = subparsers.add_parser('cache', help='look at the image cache')
     actions = parser.add_subparsers(title='actions', required=True)
     parser = actions.add_parser('status', help='say what is cached, queued '
                                 'and failing, and what a pass of the agent '
                                 'would do now')
     parser.set_defaults(run=cache_status)
+
+
+def inspect_(args: Any) -> int:
+    """Say what an import of a file would come to; 1: it would be refused."""
+    from glance_conversion_plugins import preview
+    try:
+        with _shown() as progress:
+            for line in preview.report(args.file, args.disk_format,
+                                       args.store, progress):
+                print(line, flush=True)
+    except errors.ImageRefused as e:
+        print(f'verdict: refused: {e}')
+        return 1
+    except OSError as e:
+        print(f'{args.file}: {e.strerror}', file=sys.stderr)
+        return 2
+    return 0
 
 
 def cache_status(args: Any) -> int:
@@ -156,12 +183,18 @@ def _forget_replaced(grace: float) -> bool:
 
 @contextlib.contextmanager
 def _shown() -> Iterator[progress_.Progress]:
-    """Progress that is printed every few seconds."""
+    """Progress: a line that changes on a terminal, else one now and then."""
     progress, done = progress_.Progress(), threading.Event()
+    terminal = sys.stderr.isatty()
 
     def show() -> None:
-        while not done.wait(_SHOW_SECONDS):
-            print(f'  {progress}', flush=True)
+        # What takes less than a second needs no progress.
+        while not done.wait(1 if terminal else _SHOW_SECONDS):
+            if terminal:
+                print(f'\r\033[K  {progress}', end='', file=sys.stderr,
+                      flush=True)
+            else:
+                print(f'  {progress}', flush=True)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -170,6 +203,8 @@ def _shown() -> Iterator[progress_.Progress]:
     finally:
         done.set()
         thread.join()
+        if terminal:
+            print('\r\033[K', end='', file=sys.stderr, flush=True)
 
 
 def _carry_out(found: Iterable[tuple[str, Callable[[], object]]],

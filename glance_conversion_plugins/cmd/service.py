@@ -11,7 +11,12 @@
 #    under the License.
 
 
-"""Reading the configuration of the deployment's own Glance, as it does."""
+"""Reading the configuration of the deployment's own Glance, as it does.
+
+The files are those of --config-file and --config-dir, or in the folder that
+OS_GLANCE_CONFIG_DIR names, or in /etc/glance; then those in glance.conf.d and
+glance-api.conf.d there.
+"""
 
 from collections.abc import Sequence
 import warnings
@@ -28,20 +33,31 @@ def configure(prog: str, argv: Sequence[str], options: Sequence[cfg.Opt]
               ) -> None:
     """Parse the command line and the files, and set up logs and stores.
 
-    The files are those of --config-file and --config-dir, or in the folder
-    that OS_GLANCE_CONFIG_DIR names, or in /etc/glance.
-
     :param options: of the command line
     :raises cfg.Error: if one of our options has a wrong value
     """
+    prepare(CONF)
+    parse(CONF, prog, argv, options)
+    logging.setup(CONF, 'glance')
+    create_stores()
+
+
+def prepare(conf: cfg.ConfigOpts) -> None:
+    """Register what has to be known before the files are read."""
     # Some library below Glance greets everyone with this, on stderr.
     warnings.filterwarnings('ignore', '(?s).*Eventlet is deprecated')
     from glance.common import config as glance_config
-    from glance.common import wsgi_app
     glance_config.set_config_defaults()
-    parse(CONF, prog, argv, options)
-    logging.setup(CONF, 'glance')
-    _create_stores(wsgi_app.RESERVED_STORES)
+    logging.register_options(conf)
+    config.register_opts(conf)
+
+
+def read(conf: cfg.ConfigOpts, prog: str, argv: Sequence[str]) -> None:
+    """Parse the command line, and the files that glance-api would read."""
+    from glance.common import wsgi_app
+    conf(argv, project='glance', prog=prog,
+         default_config_files=wsgi_app._get_config_files(),
+         default_config_dirs=cfg.find_config_dirs('glance', 'glance-api'))
 
 
 def parse(conf: cfg.ConfigOpts, prog: str, argv: Sequence[str],
@@ -50,20 +66,20 @@ def parse(conf: cfg.ConfigOpts, prog: str, argv: Sequence[str],
 
     :raises cfg.Error: as ``configure()``
     """
-    from glance.common import wsgi_app
-    logging.register_options(conf)
-    config.register_opts(conf)
     conf.register_cli_opts(options)
-    conf(argv, project='glance', prog=prog,
-         default_config_files=wsgi_app._get_config_files())
+    read(conf, prog, argv)
     config.check(conf)
 
 
-def _create_stores(reserved: dict[str, str]) -> None:
+def create_stores() -> None:
+    """Create the stores as glance-api does."""
+    from glance.common import wsgi_app
     import glance_store
     if CONF.enabled_backends:
-        glance_store.register_store_opts(CONF, reserved_stores=reserved)
-        glance_store.create_multi_stores(CONF, reserved_stores=reserved)
+        glance_store.register_store_opts(
+            CONF, reserved_stores=wsgi_app.RESERVED_STORES)
+        glance_store.create_multi_stores(
+            CONF, reserved_stores=wsgi_app.RESERVED_STORES)
     else:
         glance_store.register_opts(CONF)
         glance_store.create_stores(CONF)

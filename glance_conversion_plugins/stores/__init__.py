@@ -77,6 +77,12 @@ class AdoptingStore(Protocol):
     def put_back(self, image_id: str) -> None:
         """Give an image its name back."""
 
+    def probe(self) -> None:
+        """Do with a small image what an import does, and remove it.
+
+        :raises errors.SinkFailed: if the store does not let us
+        """
+
     def is_open(self, image_id: str, task_id: str) -> bool:
         """Say whether a living process may be writing what a task began."""
 

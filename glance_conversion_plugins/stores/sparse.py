@@ -40,6 +40,8 @@ from glance_conversion_plugins import upload
 
 LOG = logging.getLogger(__name__)
 
+_PROBE = 4096       # bytes
+
 
 def adopt(store_id: str | None, image_id: str, size: int
           ) -> ledger.Written | None:
@@ -146,6 +148,17 @@ class Sparse:
         LOG.info('Stored image %s in %s, %d bytes', image_id,
                  self.backend_group, stored.size)
         return stored, url, metadata
+
+    def probe(self) -> None:
+        """Do with a small image what an import does, and remove it."""
+        image_id, task_id = str(uuid.uuid4()), str(uuid.uuid4())
+        sink = self.sink(image_id, task_id)
+        try:
+            sink.create(_PROBE)
+            sink.write(memoryview(b'probe' * _PROBE)[:_PROBE], 0)
+            sink.seal()
+        finally:
+            sink.abort()
 
     def zeros(self, image_id: str, progress: progress_.Progress
               ) -> tuple[int, int]:

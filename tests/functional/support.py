@@ -23,6 +23,8 @@ import time
 
 import pytest
 
+from cloud import ini
+
 MIB = 2 ** 20
 
 # Options with which an import fills one store, or two at once.
@@ -301,6 +303,31 @@ class Service:
             [self.cloud.settings.bin('glance-conversion-manage'), *args],
             env=env, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=300)
+
+
+class Commands:
+    """Our commands, on Glance's configuration and some changes of it."""
+
+    def __init__(self, glance, folder):
+        self._glance = glance
+        self._changes = folder / 'changes.conf'
+        self.configure()
+
+    def configure(self, **sections):
+        ini.write(self._changes, sections)
+
+    def command(self, name, *args):
+        glance = self._glance.cloud.glance
+        return [self._glance.cloud.settings.bin(name),
+                '--config-file', glance.config_dir / 'glance-api.conf',
+                '--config-file', glance.config_dir
+                / 'glance-image-import.conf',
+                '--config-file', self._changes, *args]
+
+    def run(self, name, *args):
+        return subprocess.run(self.command(name, *args), text=True,
+                              stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=300)
 
 
 def proc(pid, name):

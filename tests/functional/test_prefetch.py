@@ -37,12 +37,10 @@ DENSE = os.urandom(16 * MIB)
 MANAGE = 'glance-cache-manage'
 
 
-class Node:
+class Node(support.Commands):
     """The node whose Glance runs, or another one with a cache of its own."""
 
     def __init__(self, glance, folder, cache, url=None):
-        self._glance = glance
-        self._settings = glance.cloud.settings
         self._folder = folder
         self.cache = pathlib.Path(cache)
         # Glance's worker is given nothing here, so there is no grace.
@@ -54,28 +52,15 @@ class Node:
                                  'digests_interval': 0}}
         if url:
             self._default['DEFAULT']['worker_self_reference_url'] = url
+        super().__init__(glance, folder)
 
     def configure(self, **sections):
-        ini.write(self._folder / 'node.conf',
-                  ini.merge(self._default, sections))
-
-    @property
-    def _files(self):
-        etc = self._glance.cloud.glance.config_dir
-        return ['--config-file', etc / 'glance-api.conf',
-                '--config-file', etc / 'glance-image-import.conf',
-                '--config-file', self._folder / 'node.conf']
-
-    def command(self, name, *args):
-        return [self._settings.bin(name), *self._files, *args]
+        super().configure(**ini.merge(self._default, sections))
 
     def once(self, expect=0, **sections):
         """One pass; returns what it says."""
         self.configure(**sections)
-        done = subprocess.run(
-            self.command('glance-conversion-agent', '--once'),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=300)
+        done = self.run('glance-conversion-agent', '--once')
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout
 
@@ -95,10 +80,7 @@ class Node:
             process.wait()
 
     def status(self):
-        done = subprocess.run(
-            self.command('glance-conversion-manage', 'cache', 'status'),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=300)
+        done = self.run('glance-conversion-manage', 'cache', 'status')
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -150,7 +132,7 @@ def node(glance_with_cache, tmp_path):
     cache = glance.cloud.glance.dir / 'cache'
     yield Node(glance, tmp_path, cache)
     glance.api('DELETE', '/v2/cache', user='admin')
-    for path in cache.glob('*/*'):
+    for path in [*cache.glob('*/*'), *cache.glob('cache.db*')]:
         path.unlink()
 
 
@@ -256,6 +238,16 @@ def test_an_image_that_is_deleted_leaves_the_cache(glance, node):
     node.once()
     glance.delete(image_id)
     node.assert_only()
+
+
+@pytest.mark.parametrize('store', ['ceph', 'files'])
+def test_what_glance_itself_caches_of_our_stores(glance, node, store):
+    """It reads through get(), and checks what it was given."""
+    image_id = raw(glance, store=store)
+    assert glance.api('GET', f'/v2/images/{image_id}/file') == DATA
+    support.wait_for(lambda: image_id in node.files())
+    assert (node.cache / image_id).read_bytes() == DATA
+    assert node.status().startswith('cached: 1, 64 MiB of ')
 
 
 def test_policy(glance, node):
@@ -501,9 +493,7 @@ def test_metrics(glance, node):
 
 def test_says_what_is_wrong_with_the_configuration(glance, node):
     node.configure(cache_prefetch={'workers': 0})
-    done = subprocess.run(node.command('glance-conversion-agent'),
-                          stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=60)
+    done = node.run('glance-conversion-agent')
     assert done.returncode == 2
     assert 'workers' in done.stderr
     assert 'Traceback' not in done.stderr

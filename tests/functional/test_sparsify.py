@@ -116,6 +116,21 @@ def test_one_that_was_killed_between_two_names(glance, thick):
     assert glance.stored() == [image_id]
 
 
+def test_cleanup_gives_a_lost_name_back_too(glance, thick):
+    image_id = thick['ceph']
+    task_id = '22222222-2222-3333-4444-555555555555'
+    name = f'{image_id}.{task_id}.replaced'
+    glance.rbd('rename', f'images/{image_id}', f'images/{name}')
+    assert (f'would remove store ceph: the name that a dead sparsify gave to '
+            f'image {image_id}') in glance.manage('cleanup',
+                                                  '--dry-run').stdout
+    assert glance.stored() == [name]
+    done = glance.manage('cleanup')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert glance.stored() == [image_id]
+    assert_same(glance, thick)
+
+
 def test_one_that_was_killed_before_it_had_a_copy(glance, thick):
     """What is left of the copy goes; what Glance has recorded stays."""
     image_id = thick['ceph']

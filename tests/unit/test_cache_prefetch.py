@@ -160,7 +160,7 @@ def _queue(*ids):
 
 
 def _run(cancel=None):
-    return prefetch.Prefetch(cancel).run()
+    return list(prefetch.Prefetch(cancel).run())
 
 
 def _results(outcomes):

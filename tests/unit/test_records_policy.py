@@ -15,6 +15,7 @@
 
 import contextlib
 import datetime
+import queue
 import uuid
 
 from glance import context as glance_context
@@ -22,11 +23,13 @@ from glance.db.sqlalchemy import api
 from glance.db.sqlalchemy import models
 from oslo_config import cfg
 from oslo_db import options as db_options
+from oslo_utils import timeutils
 import pytest
 
 from glance_conversion_plugins.cache import choosing
 from glance_conversion_plugins import config
 from glance_conversion_plugins import records
+from glance_conversion_plugins import settlement
 
 CONF = cfg.CONF
 
@@ -371,3 +374,64 @@ def test_the_locations_of_an_image_are_loaded_with_it():
     assert (image.os_hash_algo, image.os_hash_value) == ('sha512', 'd1')
     assert {location['metadata']['store'] for location in image.locations
             } == {'near', 'far'}
+
+
+# Tasks, by which those who compute digests find each other
+
+def _task(image_id, silent_for):
+    """Record a task that has ended; returns its id."""
+    task_id = api.task_create(_admin(), {
+        'type': 'api_image_import', 'status': 'success', 'input': {},
+        'owner': 'somebody', 'image_id': image_id, 'user_id': 'u',
+        'request_id': 'r', 'message': 'Converted'})['id']
+    moment = timeutils.utcnow() - datetime.timedelta(seconds=silent_for)
+    with api.session_for_write() as session:
+        session.query(models.Task).filter_by(id=task_id).update(
+            {'updated_at': moment})
+    return task_id
+
+
+def test_the_last_task_of_an_image_is_the_one_last_at_work():
+    image_id = _image('one')
+    _task(image_id, 3000)
+    youngest = _task(image_id, 1000)
+    _task(image_id, 2000)
+    _task(_image('two'), 0)
+    found = records.last_task(image_id)
+    assert found['id'] == youngest
+    assert 1000 <= records.age(found) < 1100
+
+
+def test_an_image_without_a_task_has_none():
+    assert records.last_task(_image('one')) is None
+
+
+def test_a_task_that_is_touched_is_young_and_the_same():
+    image_id = _image('one')
+    task_id = _task(image_id, 1000)
+    records.touch_task(task_id)
+    found = records.last_task(image_id)
+    assert records.age(found) < 100
+    assert (found['status'], found['message']) == ('success', 'Converted')
+    records.touch_task(str(uuid.uuid4()))       # one that is gone
+
+
+def test_who_computes_digests_keeps_saying_so(monkeypatch):
+    said = queue.Queue()
+    monkeypatch.setattr(records, 'touch_task', said.put)
+    monkeypatch.setattr(settlement, '_BEAT_SECONDS', 0.01)
+    with settlement._at_work('task'):
+        assert [said.get(timeout=10) for _ in range(3)] == ['task'] * 3
+
+
+def test_a_database_that_is_away_does_not_stop_who_computes(monkeypatch):
+    tried = queue.Queue()
+
+    def fail(task_id):
+        tried.put(task_id)
+        raise OSError('away')
+
+    monkeypatch.setattr(records, 'touch_task', fail)
+    monkeypatch.setattr(settlement, '_BEAT_SECONDS', 0.01)
+    with settlement._at_work('task'):
+        assert [tried.get(timeout=10) for _ in range(2)] == ['task'] * 2

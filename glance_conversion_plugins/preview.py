@@ -1,0 +1,173 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""What an import of a file would come to, before anybody imports it."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent import futures
+import contextlib
+import os
+import random
+import time
+from typing import NamedTuple
+
+from glance.async_.flows import api_image_import
+from oslo_config import cfg
+
+from glance_conversion_plugins import choice
+from glance_conversion_plugins import conversion
+from glance_conversion_plugins import detection
+from glance_conversion_plugins import digest
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import extent
+from glance_conversion_plugins import importing
+from glance_conversion_plugins import inspection
+from glance_conversion_plugins import pipeline
+from glance_conversion_plugins import progress as progress_
+from glance_conversion_plugins.progress import amount
+from glance_conversion_plugins.progress import duration
+from glance_conversion_plugins import roads
+from glance_conversion_plugins import sources
+from glance_conversion_plugins import stores
+
+CONF = cfg.CONF
+CONF.register_opts(api_image_import.api_import_opts, 'image_import_opts')
+
+_SAMPLE_SECONDS = 2
+_DIGEST_SAMPLE = 256 << 20      # bytes
+_WORKERS = 4
+
+
+class _Sample(NamedTuple):
+    """What was measured of a part of the data."""
+
+    rate: float         # bytes of data read and searched in a second
+    kept: float         # share of the data that is not zeros
+
+
+def report(path: str, disk_format: str | None, store_ids: Sequence[str],
+           progress: progress_.Progress) -> Iterator[str]:
+    """Lines for an operator.
+
+    :param disk_format: what its owner would say it is; None: what it is
+    :param store_ids: where to; empty: the default store
+    :raises errors.ConversionError: as an import would; the words are those
+        that the owner of the image would read
+    """
+    yield f'size of the file: {amount(os.path.getsize(path))}'
+    disk_format = disk_format or detection.detect(path, roads.policy()).name
+    yield f'format: {disk_format}'
+    lines, road = _plugins(path, disk_format, store_ids)
+    yield from lines
+    if disk_format not in inspection.DRIVERS:
+        yield 'verdict: it would be kept as it is'
+        return
+    run = conversion.Run()
+    run.progress = progress
+    image = inspection.inspect(path, disk_format, roads.policy())
+    conversion.check(image, run)
+    yield 'verdict: it would be imported'
+    yield f'size of the disk: {amount(image.virtual_size)}'
+    if road is choice.Road.DIRECT:
+        with contextlib.closing(conversion.open_source(image)) as source:
+            yield from _cost(source, progress)
+
+
+def _plugins(path: str, disk_format: str, store_ids: Sequence[str]
+             ) -> tuple[list[str], choice.Road]:
+    """What each plugin would do, and what is done in all."""
+    kinds = _kinds(list(store_ids) or [CONF.glance_store.default_backend])
+    chosen = choice.choose(importing.Facts(disk_format, 'bare', {}), path,
+                           kinds, roads.output_format())
+    lines, road = [], choice.Road.KEEP
+    for plugin, found in (
+            ('rbd_direct_convert', choice.only_rbd(chosen, kinds)),
+            ('convert_image', chosen)):
+        if plugin not in CONF.image_import_opts.image_import_plugins:
+            lines.append(f'{plugin}: is not enabled')
+        elif road is not choice.Road.KEEP:
+            lines.append(f'{plugin}: would find it done')
+        elif found.road is choice.Road.KEEP:
+            lines.append(f'{plugin}: would step aside, for {found.reason}')
+        else:
+            road = found.road
+            lines.append(f'{plugin}: the image would be {road.value}: '
+                         f'{", ".join(kinds)}')
+    return lines, road
+
+
+def _kinds(names: Sequence[str]) -> dict[str, str | None]:
+    """For each store the kind of ours that it is, or None."""
+    found = {}
+    for name in names:
+        if name not in stores.identifiers():
+            raise errors.Misconfigured(f'There is no store {name}.')
+        store = stores.adopting(name)
+        found[name] = store.kind if store else None
+    return found
+
+
+def _cost(source: sources.Source, progress: progress_.Progress
+          ) -> Iterator[str]:
+    """What is stored of the content, and how long that takes at best."""
+    data = [run for run in source.extents(0, source.size)
+            if run.kind is extent.Kind.DATA]
+    length = sum(run.length for run in data)
+    sample = _sample(source, data, progress)
+    yield f'to be stored: about {amount(length * sample.kept)}'
+    decoding = length / sample.rate if length else 0
+    wanted = roads.wanted(inline=True)
+    digests = 0.0
+    if wanted.os_hash_algo:
+        progress.enter('Measuring digests')
+        digests = source.size / _digest_rate(wanted)
+    yield (f'time: at least {duration(max(decoding, digests))} '
+           f'(decoding {duration(decoding)}, digests {duration(digests)}, at '
+           'the same time; writing depends on the store)')
+
+
+def _sample(source: sources.Source, data: Sequence[extent.Extent],
+            progress: progress_.Progress) -> _Sample:
+    """Read pieces from all over the data for a while."""
+    pieces = [piece for run in data
+              for piece in extent.split(run, pipeline.CHUNK)]
+    random.Random(0).shuffle(pieces)    # noqa: S311
+    progress.enter('Reading a sample')
+    start = time.monotonic()
+    read = kept = 0
+
+    def look(piece: extent.Extent) -> tuple[int, int]:
+        if time.monotonic() - start > _SAMPLE_SECONDS:
+            return 0, 0
+        view = memoryview(bytearray(piece.length))
+        source.readinto(view, piece.start)
+        return piece.length, sum(last - first for first, last in
+                                 extent.data_runs(
+                                     view, piece.start,
+                                     CONF.sparse_store.zero_block_size))
+
+    with futures.ThreadPoolExecutor(_WORKERS) as pool:
+        for length, found in pool.map(look, pieces):
+            read, kept = read + length, kept + found
+    spent = max(time.monotonic() - start, 1e-3)
+    return _Sample(max(read, 1) / spent, kept / read if read else 1)
+
+
+def _digest_rate(wanted: conversion.Wanted) -> float:
+    """Bytes that can be digested in a second."""
+    digests = digest.Digests(wanted.os_hash_algo, wanted.checksum)
+    start = time.monotonic()
+    digests.zeros(_DIGEST_SAMPLE)
+    digests.finish()
+    return _DIGEST_SAMPLE / (time.monotonic() - start)
