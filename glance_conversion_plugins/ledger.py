@@ -50,10 +50,11 @@ def put(store: str, image_id: str, task_id: str,
         _entries[store, image_id] = _Entry(task_id, outcome)
 
 
-def take(store: str, image_id: str, size: int) -> Written | None:
+def take(store: str, image_id: str, size: int | None) -> Written | None:
     """Adopt an image, once.
 
-    :param size: in bytes, of the file that Glance asks to store
+    :param size: in bytes, of the file that Glance asks to store; 0 or None
+        where it does not say, as Glance 31 does
     :returns: None if no task wrote this image into this store
     :raises errors.ConversionError: if a task tried and failed
     """
@@ -61,7 +62,8 @@ def take(store: str, image_id: str, size: int) -> Written | None:
         entry = _entries.get((store, image_id))
         if entry is None:
             return None
-        if isinstance(entry.outcome, Written) and entry.outcome.size != size:
+        if (isinstance(entry.outcome, Written) and size
+                and entry.outcome.size != size):
             return None
         del _entries[store, image_id]
     if isinstance(entry.outcome, Written):

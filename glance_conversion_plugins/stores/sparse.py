@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 _PROBE = 4096       # bytes
 
 
-def adopt(store_id: str | None, image_id: str, size: int
+def adopt(store_id: str | None, image_id: str, size: int | None
           ) -> ledger.Written | None:
     """Answer for an image that a task has already written.
 
@@ -56,7 +56,8 @@ def adopt(store_id: str | None, image_id: str, size: int
         raise exceptions.BackendException(str(e)) from e
     if written is None:
         return None
-    LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id, size)
+    LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id,
+             written.size)
     return written
 
 
@@ -111,7 +112,7 @@ class Sparse:
 
     @driver.back_compat_add
     @capabilities.check
-    def add(self, image_id: str, image_file: Any, image_size: int,
+    def add(self, image_id: str, image_file: Any, image_size: int | None,
             hashing_algo: str, context: Any = None, verifier: Any = None
             ) -> tuple[str, int, str | None, str | None, dict[str, Any]]:
         """Adopt what a task has written, or store ``image_file``.
@@ -127,7 +128,7 @@ class Sparse:
             image_file, min(self.WRITE_CHUNKSIZE, upload.BLOCK)))
         with as_stock(image_id):
             stored, url, metadata = self._store(
-                image_id, chunks, image_size, hashing_algo,
+                image_id, chunks, image_size or 0, hashing_algo,
                 [verifier] if verifier else [])
         return url, stored.size, *stored.digest, metadata
 

@@ -47,7 +47,15 @@ def test_only_for_its_store_and_image(store, image_id):
     assert ledger.take('ceph', 'i', 1000) == WRITTEN
 
 
-@pytest.mark.parametrize('size', [0, 999, 1001])
+@pytest.mark.parametrize('size', [0, None])
+def test_for_a_glance_that_does_not_say_the_size(size):
+    ledger.put('ceph', 'i', 't1', WRITTEN)
+    assert ledger.take('other', 'i', size) is None
+    assert ledger.take('ceph', 'i', size) == WRITTEN
+    assert ledger.take('ceph', 'i', size) is None
+
+
+@pytest.mark.parametrize('size', [1, 999, 1001])
 def test_only_for_its_size(size):
     ledger.put('ceph', 'i', 't1', WRITTEN)
     assert ledger.take('ceph', 'i', size) is None
