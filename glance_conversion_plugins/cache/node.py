@@ -131,7 +131,10 @@ class Node:
             self.evict(image_id)
             with self._driver.open_for_write(image_id):
                 os.replace(mine, self._path(image_id, 'incomplete'))
-            self._check_recorded(image_id)
+            # Its sqlite driver hides errors.
+            if not self._is_recorded(image_id):
+                raise errors.SinkFailed(
+                    'The cache could not record the image.')
         except BaseException:
             self._take_back(image_id)
             raise
@@ -139,11 +142,9 @@ class Node:
             here.hand_over(image_id, task_id)
         return allocated
 
-    def _check_recorded(self, image_id: str) -> None:
-        """See that Glance knows the image: its sqlite driver hides errors."""
-        if image_id not in {record['image_id'] for record in
-                            self.cache.get_cached_images() or ()}:
-            raise errors.SinkFailed('The cache could not record the image.')
+    def _is_recorded(self, image_id: str) -> bool:
+        return image_id in {record['image_id'] for record in
+                            self.cache.get_cached_images() or ()}
 
     def _take_back(self, image_id: str) -> None:
         """Leave nothing of what is not recorded; nobody could prune it."""
@@ -160,9 +161,21 @@ class Node:
         """Remove what a dead agent was fetching; needs the lock."""
         with folder.Folder(self.folder) as here:
             for image_id, task_id in list(here.leftovers()):
-                LOG.info('Removing what an interrupted fetch of image %s '
-                         'has left', image_id)
-                here.discard(image_id, task_id)
+                LOG.info('A fetch of image %s was interrupted', image_id)
+                if self.is_cached(image_id) and not self._is_recorded(
+                        image_id):
+                    self._record(image_id, task_id)
+                else:
+                    here.discard(image_id, task_id)
+
+    def _record(self, image_id: str, task_id: str) -> None:
+        """Complete a commit that has moved the file, and no more.
+
+        Glance's drivers give it its name, take it off the queue and then
+        record it. Unrecorded, it would be served, but never pruned.
+        """
+        os.replace(self._path(image_id), os.path.join(self.folder, image_id))
+        self.commit(image_id, task_id)
 
 
 def _age(path: str) -> float | None:

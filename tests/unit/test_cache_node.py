@@ -384,6 +384,27 @@ def test_an_agent_that_died_at_the_very_end_has_cached_the_image(node):
         assert file.read() == images.content(PATTERN)
 
 
+def test_an_agent_that_died_before_the_record_has_it_made(node):
+    """Glance's drivers move the file first; the queue has forgotten it."""
+    image_id, task_id, _ = _sink(node)
+    mark = os.path.join(node.folder, folder_.partial_name(image_id, task_id))
+    final = os.path.join(CONF.image_cache_dir, image_id)
+    kept = os.path.join(node.folder, 'kept')
+    os.link(mark, kept)
+    node.commit(image_id, task_id)
+    os.unlink(final)
+    node.evict(image_id)
+    os.link(kept, final)
+    os.rename(kept, mark)
+
+    node_.Node().sweep()
+    assert list(_listed(node)) == [image_id]
+    assert [entry.image_id for entry in node.entries()] == [image_id]
+    assert _in_cache(node) == NOTHING | {'active': [image_id]}
+    with node.cache.open_for_read(image_id) as file:
+        assert file.read() == images.content(PATTERN)
+
+
 def test_sweeping_leaves_what_is_not_an_image(node):
     with open(os.path.join(node.folder, 'failures.json'), 'w') as file:
         file.write('{}')
