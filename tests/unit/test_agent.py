@@ -32,11 +32,11 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import cleanup
 from glance_conversion_plugins.cmd import agent as command
 from glance_conversion_plugins.cmd import service
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import metrics
 from glance_conversion_plugins import records
 from glance_conversion_plugins import settlement
+from tests.unit import caches
 
 CONF = cfg.CONF
 
@@ -53,18 +53,10 @@ def no_thread_left():
 @pytest.fixture(autouse=True)
 def override(tmp_path):
     """Sets options until the test ends."""
-    config.register_opts(CONF)
-    names = []
-
-    def override(name, value, group=None):
-        names.append((name, group))
-        CONF.set_override(name, value, group=group)
-
-    override('image_cache_driver', 'sqlite')
-    override('image_cache_dir', str(tmp_path / 'cache'))
-    yield override
-    for name, group in names:
-        CONF.clear_override(name, group=group)
+    for override in caches.overriding():
+        override('image_cache_driver', 'sqlite')
+        override('image_cache_dir', str(tmp_path / 'cache'))
+        yield override
 
 
 def _job(work, interval=1):

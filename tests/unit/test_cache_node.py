@@ -16,8 +16,6 @@
 import contextlib
 import os
 import sqlite3
-import subprocess
-import sys
 import time
 import uuid
 
@@ -26,11 +24,11 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins.cache import node as node_
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.sinks import file as file_sink
 from glance_conversion_plugins.sinks import folder as folder_
 from tests.contract import images
+from tests.unit import caches
 from tests.unit import test_records_policy as database
 
 CONF = cfg.CONF
@@ -38,32 +36,10 @@ B = images.BLOCK
 
 PATTERN = 'A--0B----'
 
-# Holds the lock of a node until its input ends.
-_CHILD = """
-import sys
-from oslo_config import cfg
-from glance_conversion_plugins.cache import node
-cfg.CONF.set_override('image_cache_driver', 'sqlite')
-cfg.CONF.set_override('image_cache_dir', sys.argv[1])
-with node.Node().lock() as held:
-    print(held, flush=True)
-    sys.stdin.readline()
-"""
-
-
 @pytest.fixture
 def override():
     """Sets options until the test ends."""
-    config.register_opts(CONF)
-    names = []
-
-    def override(name, value, group=None):
-        names.append((name, group))
-        CONF.set_override(name, value, group=group)
-
-    yield override
-    for name, group in names:
-        CONF.clear_override(name, group=group)
+    yield from caches.overriding()
 
 
 @contextlib.contextmanager
@@ -428,16 +404,8 @@ def test_the_lock_is_free_again_after_a_failure(sqlite_node):
         assert held
 
 
-def _child():
-    return subprocess.Popen(
-        [sys.executable, '-W', 'ignore', '-c', _CHILD,
-         CONF.image_cache_dir],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True)
-
-
 def test_another_process_keeps_the_lock_until_it_ends(sqlite_node):
-    with _child() as child:
+    with caches.holder() as child:
         assert child.stdout.readline() == 'True\n'
         for _ in range(2):
             with sqlite_node.lock() as held:
@@ -453,7 +421,7 @@ def test_another_process_keeps_the_lock_until_it_ends(sqlite_node):
 def test_another_process_does_not_get_a_lock_that_is_held(sqlite_node):
     with sqlite_node.lock() as held:
         assert held
-        with _child() as child:
+        with caches.holder() as child:
             assert child.stdout.readline() == 'False\n'
             child.stdin.close()
             assert child.wait(30) == 0

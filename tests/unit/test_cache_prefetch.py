@@ -17,8 +17,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -32,27 +30,14 @@ from glance_conversion_plugins.cache import failures as failures_
 from glance_conversion_plugins.cache import fetching
 from glance_conversion_plugins.cache import prefetch
 from glance_conversion_plugins.cache import status
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import records
 from tests.contract import images
+from tests.unit import caches
 
 CONF = cfg.CONF
 B = images.BLOCK
 M = 1 << 20
-
-# Holds the lock of a node until its input ends.
-_CHILD = """
-import sys
-from oslo_config import cfg
-from glance_conversion_plugins.cache import node
-cfg.CONF.set_override('image_cache_driver', 'sqlite')
-cfg.CONF.set_override('image_cache_dir', sys.argv[1])
-with node.Node().lock() as held:
-    print(held, flush=True)
-    sys.stdin.readline()
-"""
-
 
 @pytest.fixture(autouse=True)
 def no_thread_left():
@@ -64,20 +49,12 @@ def no_thread_left():
 @pytest.fixture(autouse=True)
 def override(tmp_path):
     """Sets options until the test ends; the cache is in tmp_path/cache."""
-    config.register_opts(CONF)
-    names = []
-
-    def override(name, value, group=None):
-        names.append((name, group))
-        CONF.set_override(name, value, group=group)
-
-    override('image_cache_driver', 'sqlite')
-    override('image_cache_dir', str(tmp_path / 'cache'))
-    override('image_cache_max_size', 100 * M)
-    override('grace', 0, 'cache_prefetch')
-    yield override
-    for name, group in names:
-        CONF.clear_override(name, group=group)
+    for override in caches.overriding():
+        override('image_cache_driver', 'sqlite')
+        override('image_cache_dir', str(tmp_path / 'cache'))
+        override('image_cache_max_size', 100 * M)
+        override('grace', 0, 'cache_prefetch')
+        yield override
 
 
 class Glance:
@@ -646,11 +623,7 @@ def test_no_more_are_fetched_at_once_than_there_are_workers(glance, override,
 def test_two_agents_do_not_work_at_one_cache(glance):
     image_id = glance.add(_content())
     _queue(image_id)
-    with subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-c', _CHILD,
-             CONF.image_cache_dir],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True) as child:
+    with caches.holder() as child:
         assert child.stdout.readline() == 'True\n'
         with pytest.raises(errors.Busy, match='Another agent'):
             _run()
