@@ -29,9 +29,9 @@ from oslo_config import cfg
 from glance_conversion_plugins.cache import prefetch
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import cleanup
+from glance_conversion_plugins import deferred
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import metrics
-from glance_conversion_plugins import settlement
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
@@ -94,11 +94,11 @@ def _clean_up(cancel: cancel_.Cancel) -> Iterator[Done]:
 
 
 def _digests(cancel: cancel_.Cancel) -> Iterator[Done]:
-    for image_id in settlement.without_digests(_SILENCE):
+    for image_id in deferred.without_digests(_SILENCE):
         if cancel.is_set():
             return
         yield _carried_out('computed', f'digests of image {image_id}',
-                           functools.partial(settlement.catch_up, image_id,
+                           functools.partial(deferred.catch_up, image_id,
                                              cancel))
 
 

@@ -23,7 +23,8 @@ class Cancel(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        # A signal handler may set it amid interrupting().
+        self._lock = threading.RLock()
         self._interrupts: list[Callable[[], None]] = []
 
     def set(self) -> None:

@@ -42,7 +42,6 @@ from glance_conversion_plugins import confinement
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import placeholder
 from glance_conversion_plugins import records
-from glance_conversion_plugins import settlement
 from glance_conversion_plugins import sinks
 from glance_conversion_plugins import stores
 
@@ -131,6 +130,9 @@ def _nameless(store_id: str, store: stores.AdoptingStore
         # One that lives gives the name back within milliseconds.
         time.sleep(_SETTLING)
         for image_id in sorted(found.intersection(store.nameless())):
+            # What was deleted meanwhile must not come back.
+            if store_id not in records.recorded_stores(image_id):
+                continue
             yield Finding(f'store {store_id}: the name that a dead sparsify '
                           f'gave to image {image_id}',
                           functools.partial(store.put_back, image_id))
@@ -144,7 +146,7 @@ def _left_in(store_id: str, store: stores.AdoptingStore,
                         'does not know', store_id, owner.image_id)
         elif not _is_dead(owner, store, glance):
             LOG.info('Image %s is being written', owner.image_id)
-        elif store_id in settlement.recorded_stores(owner.image_id):
+        elif store_id in records.recorded_stores(owner.image_id):
             yield Finding(
                 f'store {store_id}: mark on the recorded image '
                 f'{owner.image_id}', functools.partial(

@@ -62,6 +62,20 @@ def find_image(image_id: str) -> Any:
 
 
 @database.patient
+def recorded_stores(image_id: str) -> set[str]:
+    """The stores in which Glance knows the image to be."""
+    try:
+        db: Any = glance_db.get_api()
+        image = db.image_get(
+            glance_context.get_admin_context(), image_id)
+    except exception.NotFound:
+        return set()
+    return {location['metadata'].get('store')
+            for location in image['locations']
+            if location['status'] == 'active'}
+
+
+@database.patient
 def load_image(image_id: str) -> Any:
     """An image with its locations in the order in which Glance tries them."""
     return gateway.Gateway().get_repo(
@@ -86,8 +100,11 @@ def most_hit(limit: int) -> list[str]:
     hits = sqlalchemy.func.sum(cached.hits)
     with glance_db_api.session_for_read() as session:
         return [image_id for image_id, in session.query(
-            cached.image_id).group_by(cached.image_id).having(
-            hits > 0).order_by(hits.desc()).limit(limit)]
+            cached.image_id).join(
+            models.Image, models.Image.id == cached.image_id).filter(
+            models.Image.status == 'active').group_by(
+            cached.image_id).having(hits > 0).order_by(
+            hits.desc()).limit(limit)]
 
 
 @database.patient

@@ -19,9 +19,7 @@ computed. Last, the task gets our message back: Glance's own upload puts
 "Copied N MiB" over it.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import logging
 import os
 import threading
@@ -33,10 +31,9 @@ from glance import context as glance_context
 from glance import db as glance_db
 from oslo_config import cfg
 
-from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import database
-from glance_conversion_plugins import digest
+from glance_conversion_plugins import deferred
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import ledger
 from glance_conversion_plugins import placeholder
@@ -51,13 +48,6 @@ _POLL_SECONDS = 0.5
 # For a replica of Glance's database that lags behind.
 _REPLICA_SECONDS = 5
 
-# How often those who compute digests say that they still do.
-_BEAT_SECONDS = 60
-
-# Deferred digests of one process are computed one after the other: they take
-# two cores each, and nobody waits for them.
-_one_at_a_time = threading.Lock()
-
 
 def settle(image_id: str, task_id: str,
            targets: Mapping[str, stores.AdoptingStore]) -> list[str]:
@@ -66,7 +56,7 @@ def settle(image_id: str, task_id: str,
     :param targets: the stores that hold something, by their identifiers
     :returns: identifiers of the stores that were handed over
     """
-    recorded = recorded_stores(image_id)
+    recorded = records.recorded_stores(image_id)
     for store_id, store in targets.items():
         try:
             if store_id in recorded:
@@ -80,122 +70,12 @@ def settle(image_id: str, task_id: str,
 
 
 @database.patient
-def recorded_stores(image_id: str) -> set[str]:
-    """The stores in which Glance knows the image to be."""
-    try:
-        image = glance_db.get_api().image_get(
-            glance_context.get_admin_context(), image_id)
-    except exception.NotFound:
-        return set()
-    return {location['metadata'].get('store')
-            for location in image['locations']
-            if location['status'] == 'active'}
-
-
-@database.patient
-def record_digests(image_id: str, found: digest.Digest) -> None:
-    """Write the digests, and nothing else, if the image still lacks them."""
-    db = glance_db.get_api()
-    context = glance_context.get_admin_context()
-    try:
-        if db.image_get(context, image_id)['os_hash_value'] is None:
-            db.image_update(context, image_id, {
-                'checksum': found.checksum,
-                'os_hash_value': found.os_hash_value,
-            }, from_state='active')
-    except (exception.NotFound, exception.Conflict):
-        LOG.info('Image %s is not active any more', image_id)
-
-
-@contextlib.contextmanager
-def _at_work(task_id: str | None) -> Iterator[None]:
-    """Keep saying that somebody works for a task, which may have ended."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while task_id:
-            try:
-                records.touch_task(task_id)
-            except Exception:
-                LOG.warning('Task %s is not kept alive', task_id,
-                            exc_info=True)
-            if done.wait(_BEAT_SECONDS):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def compute_digests(image_id: str,
-                    targets: Mapping[str, stores.AdoptingStore],
-                    wanted: conversion.Wanted, task_id: str | None,
-                    cancel: cancel_.Cancel = cancel_.NEVER) -> None:
-    """Compute digests of a stored image and record them.
-
-    :param targets: the stores that hold it, by their identifiers
-    :param task_id: of its import, which tells others that this goes on
-    """
-    with _at_work(task_id):
-        _compute_digests(image_id, targets, wanted, cancel)
-
-
-def _compute_digests(image_id: str,
-                     targets: Mapping[str, stores.AdoptingStore],
-                     wanted: conversion.Wanted, cancel: cancel_.Cancel
-                     ) -> None:
-    for store_id, store in targets.items():
-        with _one_at_a_time:
-            start = time.monotonic()
-            source = store.source(image_id)
-            try:
-                found = conversion.digest_source(source, wanted,
-                                                 cancel=cancel)
-            finally:
-                source.close()
-        # An image that is removed under a reader reads as zeros.
-        if store_id in recorded_stores(image_id):
-            record_digests(image_id, found)
-            LOG.info('Digests of image %s computed in %.1f s', image_id,
-                     time.monotonic() - start)
-            return
-
-
-@database.patient
 def restore_message(task_id: str, message: str) -> None:
     """Tell the owner of an image again what became of it."""
     db: Any = glance_db.get_api()
     context = glance_context.get_admin_context()
     if db.task_get(context, task_id)['message'] != message:
         db.task_update(context, task_id, {'message': message})
-
-
-def without_digests(silence: float = 0) -> Iterator[str]:
-    """Ids of active images in our stores whose digests are pending.
-
-    :param silence: seconds for which nobody may have worked on them
-    """
-    for image in records.images(status='active'):
-        if image['os_hash_value'] is None and any(
-                stores.adopting(location['metadata'].get('store'))
-                for location in image['locations']):
-            task = records.last_task(image['id'])
-            if not task or records.age(task) >= silence:
-                yield image['id']
-
-
-def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
-    """Compute and record digests that an interrupted process still owes."""
-    targets = {store_id: store for store_id in recorded_stores(image_id)
-               if (store := stores.adopting(store_id))}
-    task = records.last_task(image_id)
-    compute_digests(image_id, targets, conversion.Wanted(
-        CONF.hashing_algorithm, CONF.conversion.legacy_checksum),
-        task['id'] if task else None, cancel)
 
 
 class Settlement:
@@ -231,7 +111,8 @@ class Settlement:
             while not (status := self._ended()):
                 self._wait()
             ledger.forget(self._task_id)
-            if status == 'success' and not recorded_stores(self._image_id):
+            if status == 'success' and not records.recorded_stores(
+                    self._image_id):
                 # Deleted since, or read from a replica that lags behind.
                 time.sleep(_REPLICA_SECONDS)
             settled = settle(self._image_id, self._task_id, self._targets)
@@ -267,7 +148,7 @@ class Settlement:
 
     def _defer(self, settled: list[str], wanted: conversion.Wanted) -> None:
         try:
-            compute_digests(self._image_id, {
+            deferred.compute(self._image_id, {
                 s: self._targets[s] for s in settled}, wanted,
                 self._task_id)
         except Exception:

@@ -64,6 +64,8 @@ def _candidate(image: Any, why: str) -> Candidate:
 def _refusal(image: Any) -> str | None:
     if image['status'] != 'active':
         return f'its status is {image["status"]}'
+    if image['size'] is None:
+        return 'its size is not known'
     if not image['os_hash_value'] and not image['checksum']:
         return 'it has no digest yet to verify it by'
     return None
@@ -88,7 +90,8 @@ def _selected(policy: Any) -> Iterator[Candidate]:
             policy.properties or [None], policy.tags or [None],
             policy.visibility or ['all']):
         filters: dict[str, Any] = {'status': 'active',
-                                   'visibility': visibility}
+                                   'visibility': visibility,
+                                   'os_hidden': False}
         why = []
         if name:
             # Under this key no name is taken for one of Glance's filters.

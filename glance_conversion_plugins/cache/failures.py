@@ -88,6 +88,10 @@ class Failures:
 
     def _write(self) -> None:
         temporary = self._path + '.new'
-        with open(temporary, 'w') as file:
-            json.dump(self._found, file)
-        os.replace(temporary, self._path)
+        try:
+            with open(temporary, 'w') as file:
+                json.dump(self._found, file)
+            os.replace(temporary, self._path)
+        except OSError as e:
+            # Of a full disk, say; this pass still knows.
+            LOG.warning('%s is not up to date: %s', self._path, e)

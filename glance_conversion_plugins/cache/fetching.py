@@ -70,6 +70,7 @@ class Fetcher:
     def __init__(self, node: node_.Node, cancel: threading.Event) -> None:
         self._node = node
         self._cancel = cancel
+        self._room = threading.Lock()
         self._throttle = throttle.Throttle(
             CONF.cache_prefetch.rate_limit or 0, wait=cancel.wait)
 
@@ -80,11 +81,14 @@ class Fetcher:
         :raises errors.ConversionError: with what each store had to say
         """
         start = time.monotonic()
+        self._go_on()
         image = _load(image_id)
         copy = self._copy_any(image)
         try:
-            make_room()
-            allocated = self._commit(image_id, copy.task_id)
+            # One at a time, so that each sees what the last one has left.
+            with self._room:
+                make_room()
+                allocated = self._commit(image_id, copy.task_id)
         except BaseException:
             copy.sink.abort()
             raise
@@ -132,11 +136,14 @@ class Fetcher:
         # What our drivers know to be zeros has not been read from anywhere.
         thin = stores.adopting(store) is not None
         for chunk in chunks:
-            if self._cancel.is_set():
-                raise errors.Cancelled('The agent was stopped.')
+            self._go_on()
             if not (thin and _is_zero(chunk)):
                 self._throttle.take(len(chunk))
             yield chunk
+
+    def _go_on(self) -> None:
+        if self._cancel.is_set():
+            raise errors.Cancelled('The agent was stopped.')
 
     def _commit(self, image_id: str, task_id: str) -> int:
         allocated = self._node.commit(image_id, task_id)

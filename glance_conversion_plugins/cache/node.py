@@ -57,6 +57,11 @@ class Node:
         if not CONF.image_cache_dir:
             raise errors.Misconfigured(
                 'There is no image cache: image_cache_dir is not set.')
+        if (CONF.image_cache_driver == 'centralized_db'
+                and not CONF.worker_self_reference_url):
+            raise errors.Misconfigured(
+                'worker_self_reference_url is not set, and the cache driver '
+                'centralized_db needs it.')
         self.cache = image_cache.ImageCache()
         self._driver = self.cache.driver
         self.folder = os.path.join(CONF.image_cache_dir, 'prefetch')
@@ -125,12 +130,19 @@ class Node:
         if self.is_cached(image_id):
             raise errors.Cancelled('Glance has cached the image meanwhile.')
         mine = os.path.join(self.folder, image_id)
-        allocated = os.stat(mine).st_blocks * 512
+        before = os.stat(mine)
         try:
             # A record whose file somebody removed stands in the way.
             self.evict(image_id)
             with self._driver.open_for_write(image_id):
                 os.replace(mine, self._path(image_id, 'incomplete'))
+            # Glance opens what is incomplete, and empties it, whenever
+            # somebody downloads the image.
+            after = os.stat(self._path(image_id))
+            if (not os.path.samestat(before, after)
+                    or before.st_size != after.st_size):
+                raise errors.SinkFailed(
+                    'Glance was caching the image at the same moment.')
             # Its sqlite driver hides errors.
             if not self._is_recorded(image_id):
                 raise errors.SinkFailed(
@@ -140,7 +152,7 @@ class Node:
             raise
         with folder.Folder(self.folder) as here:
             here.hand_over(image_id, task_id)
-        return allocated
+        return before.st_blocks * 512
 
     def _is_recorded(self, image_id: str) -> bool:
         return image_id in {record['image_id'] for record in
@@ -162,11 +174,20 @@ class Node:
         with folder.Folder(self.folder) as here:
             for image_id, task_id in list(here.leftovers()):
                 LOG.info('A fetch of image %s was interrupted', image_id)
-                if self.is_cached(image_id) and not self._is_recorded(
-                        image_id):
+                if self._is_half_committed(image_id, task_id):
                     self._record(image_id, task_id)
                 else:
                     here.discard(image_id, task_id)
+
+    def _is_half_committed(self, image_id: str, task_id: str) -> bool:
+        """Whether our file is the cached one, and Glance does not know."""
+        mark = os.path.join(self.folder,
+                            folder.partial_name(image_id, task_id))
+        try:
+            return (os.path.samefile(mark, self._path(image_id))
+                    and not self._is_recorded(image_id))
+        except FileNotFoundError:
+            return False
 
     def _record(self, image_id: str, task_id: str) -> None:
         """Complete a commit that has moved the file, and no more.

@@ -45,12 +45,14 @@ def plan(wanted: Sequence[choosing.Candidate], cached: Sequence[node.Entry],
     :param limit: bytes that Glance's pruner leaves in the cache
     """
     keep = {candidate.image_id for candidate in wanted}
-    room = _Room([entry for entry in cached if entry.image_id not in keep],
+    room = Room([entry for entry in cached if entry.image_id not in keep],
                  used, limit)
     return [_step(candidate, room) for candidate in wanted]
 
 
-class _Room:
+class Room:
+    """What a cache has left, and what could go."""
+
     def __init__(self, spare: list[node.Entry], used: int, limit: int
                  ) -> None:
         self._spare = spare
@@ -70,6 +72,7 @@ class _Room:
         return tuple(entry.image_id for entry in gone)
 
     def refusal(self, size: int) -> str:
+        """Why there is no room for so many bytes."""
         limit = progress.amount(self._limit)
         if size > self._limit:
             return (f'it is larger than a cache of {limit} '
@@ -78,7 +81,7 @@ class _Room:
                 f'{limit} (image_cache_max_size)')
 
 
-def _step(candidate: choosing.Candidate, room: _Room) -> Step:
+def _step(candidate: choosing.Candidate, room: Room) -> Step:
     image_id, why, size, refusal, gone = candidate
     if refusal:
         return Step(image_id, why, size, refusal, gone=gone)

@@ -55,6 +55,7 @@ class Prefetch:
 
     def __init__(self, cancel: threading.Event | None = None) -> None:
         self._cancel = cancel or threading.Event()
+        self._wanted: set[str] = set()
         self.node = node_.Node()
         self.failures = failures_.Failures(
             os.path.join(self.node.folder, 'failures.json'))
@@ -97,8 +98,8 @@ class Prefetch:
 
     def _tidy(self, steps: list[planning.Step]) -> None:
         """Forget what can never be fetched, or is wanted no more."""
-        self.failures.keep({step.image_id for step in steps
-                            if not step.gone})
+        self._wanted = {step.image_id for step in steps if not step.gone}
+        self.failures.keep(self._wanted)
         for step in steps:
             if step.gone:
                 self.node.unqueue(step.image_id)
@@ -116,8 +117,8 @@ class Prefetch:
         done: list[Outcome] = []
         image_id = step.image_id
         try:
-            fetched = fetcher.fetch(image_id, lambda: done.extend(
-                self._evict(step)))
+            fetched = fetcher.fetch(image_id, lambda: self._make_room(
+                step, done))
         except errors.Cancelled as e:
             done.append(_logged(Outcome(image_id, 'passed over', str(e))))
         except Exception as e:
@@ -128,12 +129,20 @@ class Prefetch:
                                         fetched)))
         return done
 
-    def _evict(self, step: planning.Step) -> list[Outcome]:
-        for image_id in step.evict:
+    def _make_room(self, step: planning.Step, done: list[Outcome]) -> None:
+        """Evict what has to go, by what is cached now, not when planning."""
+        room = planning.Room([entry for entry in self.node.entries()
+                              if entry.image_id not in self._wanted],
+                             self.node.cache.get_cache_size(),
+                             CONF.image_cache_max_size)
+        evict = room.take(step.size)
+        if evict is None:
+            raise errors.Cancelled(room.refusal(step.size))
+        for image_id in evict:
             self.node.evict(image_id)
-        return [_logged(Outcome(image_id, 'evicted', 'evicted, for the cache '
-                                f'has to hold {step.image_id}'))
-                for image_id in step.evict]
+            done.append(_logged(Outcome(
+                image_id, 'evicted',
+                f'evicted, for the cache has to hold {step.image_id}')))
 
     def _failed(self, image_id: str, error: Exception) -> Outcome:
         if isinstance(error, errors.ConversionError):

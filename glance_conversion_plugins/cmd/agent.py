@@ -66,6 +66,8 @@ def _run_once() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     for job in agent.jobs():
+        if stop.is_set():
+            return status or 1
         try:
             say = functools.partial(print, f'{job.name}:', flush=True)
             if not agent.run_once(job, stop, say):
@@ -111,7 +113,7 @@ def _run(argv: Sequence[str]) -> int:
         # Stores, logs and intervals all come from the configuration; only a
         # new start is sure to read them again. It keeps the process id.
         os.execv(sys.executable,        # noqa: S606
-                 [sys.executable, '-m', _MODULE, *argv])
+                 [sys.executable, '-P', '-m', _MODULE, *argv])
     return 0
 
 
@@ -122,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         service.configure(_NAME, argv, _OPTIONS)
         _return_memory()
         return _run_once() if CONF.once else _run(argv)
-    except (cfg.Error, errors.ConversionError) as e:
+    except (cfg.Error, errors.ConversionError,
+            logging.LogConfigError) as e:
         print(f'{_NAME}: {e}', file=sys.stderr)
         return 2
 

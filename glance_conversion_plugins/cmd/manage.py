@@ -121,10 +121,10 @@ def cleanup_(args: Any) -> int:
 
 def digests_(args: Any) -> int:
     """Compute digests that interrupted processes still owe."""
-    from glance_conversion_plugins import settlement
+    from glance_conversion_plugins import deferred
     found = ((f'digests of image {image_id}',
-              functools.partial(settlement.catch_up, image_id))
-             for image_id in settlement.without_digests())
+              functools.partial(deferred.catch_up, image_id))
+             for image_id in deferred.without_digests())
     return _carry_out(found, args.dry_run, 'comput', 'nothing to compute')
 
 
@@ -133,10 +133,7 @@ def sparsify_(args: Any) -> int:
     from glance_conversion_plugins import sparsify
     failed = False
     if not args.dry_run:
-        for store in _stores():
-            for image_id in store.nameless():
-                store.put_back(image_id)
-                print(f'image {image_id} has its name back')
+        _put_back()
     for found in sparsify.candidates(args.image, args.store):
         try:
             _sparsify(found, args.dry_run)
@@ -149,11 +146,22 @@ def sparsify_(args: Any) -> int:
     return int(failed)
 
 
-def _stores() -> list[Any]:
+def _put_back() -> None:
+    """Give names back that a dead run has taken."""
+    from glance_conversion_plugins import records
+    for store_id, store in _stores().items():
+        for image_id in store.nameless():
+            # What was deleted meanwhile must not come back.
+            if store_id in records.recorded_stores(image_id):
+                store.put_back(image_id)
+                print(f'image {image_id} has its name back')
+
+
+def _stores() -> dict[str, Any]:
     """All stores of ours."""
     from glance_conversion_plugins import stores
-    return [store for store_id in stores.identifiers()
-            if (store := stores.adopting(store_id))]
+    return {store_id: store for store_id in stores.identifiers()
+            if (store := stores.adopting(store_id))}
 
 
 def _sparsify(found: Any, dry_run: bool) -> None:
@@ -170,7 +178,7 @@ def _sparsify(found: Any, dry_run: bool) -> None:
 
 def _forget_replaced(grace: float) -> bool:
     """Remove replaced images once nobody reads them; returns success."""
-    holding = [store for store in _stores() if store.replaced()]
+    holding = [store for store in _stores().values() if store.replaced()]
     if holding:
         print(f'waiting {grace:.0f} s for those who still read the old '
               'images', flush=True)

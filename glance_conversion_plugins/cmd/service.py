@@ -15,7 +15,7 @@
 
 The files are those of --config-file and --config-dir, or in the folder that
 OS_GLANCE_CONFIG_DIR names, or in /etc/glance; then those in glance.conf.d and
-glance-api.conf.d there.
+glance-api.conf.d of /etc/glance.
 """
 
 from collections.abc import Sequence

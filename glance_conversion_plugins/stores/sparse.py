@@ -109,6 +109,7 @@ class Sparse:
     source: Callable[[str], Any]
     location: Callable[[str], tuple[str, dict[str, Any]]]
     hand_over: Callable[[str, str], None]
+    discard: Callable[[str, str], None]
 
     @driver.back_compat_add
     @capabilities.check
@@ -160,6 +161,8 @@ class Sparse:
             sink.seal()
         finally:
             sink.abort()
+            # What could not be removed raises here.
+            self.discard(image_id, task_id)
 
     def zeros(self, image_id: str, progress: progress_.Progress
               ) -> tuple[int, int]:

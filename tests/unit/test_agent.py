@@ -32,10 +32,10 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import cleanup
 from glance_conversion_plugins.cmd import agent as command
 from glance_conversion_plugins.cmd import service
+from glance_conversion_plugins import deferred
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import metrics
 from glance_conversion_plugins import records
-from glance_conversion_plugins import settlement
 from tests.unit import caches
 
 CONF = cfg.CONF
@@ -240,8 +240,8 @@ def test_interrupted_digests_are_computed(monkeypatch):
         if image_id == 'b':
             raise errors.Cancelled('stopped')
 
-    monkeypatch.setattr(settlement, 'without_digests', without_digests)
-    monkeypatch.setattr(settlement, 'catch_up', catch_up)
+    monkeypatch.setattr(deferred, 'without_digests', without_digests)
+    monkeypatch.setattr(deferred, 'catch_up', catch_up)
     assert agent.run_once(_work('digests'), cancel, said.append)
     assert silences == [600]
     assert computed == [(image_id, cancel) for image_id in 'abc']
@@ -253,9 +253,9 @@ def test_interrupted_digests_are_computed(monkeypatch):
 def test_digests_are_not_begun_once_it_is_told_to_stop(monkeypatch):
     cancel, computed = cancel_.Cancel(), []
     cancel.set()
-    monkeypatch.setattr(settlement, 'without_digests',
+    monkeypatch.setattr(deferred, 'without_digests',
                         lambda silence: iter(['a']))
-    monkeypatch.setattr(settlement, 'catch_up',
+    monkeypatch.setattr(deferred, 'catch_up',
                         lambda *names: computed.append(names))
     assert agent.run_once(_work('digests'), cancel, lambda words: None)
     assert computed == []

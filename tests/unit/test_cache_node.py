@@ -192,6 +192,24 @@ def test_an_image_that_glance_has_cached_meanwhile_stays_one(node):
         assert file.read() == content
 
 
+def test_what_glance_empties_at_that_moment_is_not_cached(node, monkeypatch):
+    """Its own worker opens the same name, without a look."""
+    image_id, task_id, sink = _sink(node)
+    rename = os.rename
+
+    def emptied(source, target, **kwargs):
+        if source.endswith(f'incomplete/{image_id}'):
+            os.truncate(source, 0)
+        rename(source, target, **kwargs)
+
+    monkeypatch.setattr(os, 'rename', emptied)
+    with pytest.raises(errors.SinkFailed, match='at the same moment'):
+        node.commit(image_id, task_id)
+    sink.abort()
+    assert _in_cache(node) == NOTHING
+    assert _listed(node) == {}
+
+
 def test_a_record_whose_file_is_gone_is_no_obstacle(node):
     image_id = _cache(node)
     os.unlink(os.path.join(CONF.image_cache_dir, image_id))

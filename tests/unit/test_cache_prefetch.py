@@ -796,3 +796,29 @@ def test_the_report_tells_what_is_there_and_what_would_come(glance,
                                 'ceph: Size mismatch')
     assert lines[11:] == [f'  {new}  would be fetched (queued), 1 MiB',
                           f'    {old[0]} would be evicted for it']
+
+
+def test_room_is_made_by_what_is_cached_then(glance, override):
+    """One whose turn to evict came to nothing leaves no excess behind."""
+    old = glance.add(_content(2 * M, 1))
+    _queue(old)
+    _run()
+    override('image_cache_max_size', 4 * M)
+    override('workers', 1, 'cache_prefetch')
+    damaged = glance.add(_content(2 * M + 1, 2), os_hash_value='wrong')
+    sound = glance.add(_content(M * 3 // 2, 3))
+    _queue(damaged, sound)
+    found = _results(_run())
+    assert (damaged, 'failed') in found
+    assert (sound, 'fetched') in found
+    assert prefetch.Prefetch().node.cache.get_cache_size() <= 4 * M
+
+
+def test_what_has_been_stopped_reads_nothing_more(glance):
+    ids = [glance.add(_content(M, seed)) for seed in range(5)]
+    _queue(*ids)
+    stopped = threading.Event()
+    stopped.set()
+    assert {result for _, result in _results(_run(stopped))} == {
+        'passed over'}
+    assert glance.reads == []

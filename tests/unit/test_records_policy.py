@@ -28,8 +28,9 @@ import pytest
 
 from glance_conversion_plugins.cache import choosing
 from glance_conversion_plugins import config
+from glance_conversion_plugins import deferred
 from glance_conversion_plugins import records
-from glance_conversion_plugins import settlement
+from glance_conversion_plugins import stores
 
 CONF = cfg.CONF
 
@@ -194,6 +195,8 @@ def test_only_active_public_images_are_among_the_newest():
 # What is hit most
 
 def _hit(image_id, node, hits):
+    if records.find_image(image_id) is None:
+        _image('hit', id=image_id)
     with contextlib.suppress(api.exception.Duplicate):
         api.node_reference_create(_admin(), node)
     api.insert_cache_details(_admin(), node, image_id, 1 << 20, hits=hits)
@@ -223,6 +226,13 @@ def test_hits_that_glance_counts_are_counted():
     for _ in range(3):
         api.update_hit_count(_admin(), 'one', 'http://a')
     assert records.most_hit(10) == ['one', 'two']
+
+
+def test_a_deleted_image_takes_no_place_among_the_most_hit():
+    for image_id, hits in (('gone', 9), ('here', 1)):
+        _hit(image_id, 'http://a', hits)
+    _delete('gone')
+    assert records.most_hit(1) == ['here']
 
 
 # Policies
@@ -342,10 +352,12 @@ def test_what_matters_most_comes_first_and_each_image_once(policy):
         (golden, 'tag golden'), (hit, 'among the most hit')]
 
 
-def test_hits_of_images_that_are_unknown_are_left_out(policy):
-    policy(most_hit=5)
-    _hit('unknown', 'http://a', 5)
-    assert _candidates() == {}
+def test_hidden_images_are_not_for_everybody_and_none_without_a_size(policy):
+    policy(visibility=['public'])
+    _image('hidden', os_hidden=True)
+    _image('unknown', size=None)
+    found = {candidate.refusal for candidate in choosing.candidates([])}
+    assert found == {'its size is not known'}
 
 
 def test_a_queued_image_that_is_gone_is_told_from_one_that_may_come():
@@ -419,8 +431,8 @@ def test_a_task_that_is_touched_is_young_and_the_same():
 def test_who_computes_digests_keeps_saying_so(monkeypatch):
     said = queue.Queue()
     monkeypatch.setattr(records, 'touch_task', said.put)
-    monkeypatch.setattr(settlement, '_BEAT_SECONDS', 0.01)
-    with settlement._at_work('task'):
+    monkeypatch.setattr(deferred, '_BEAT_SECONDS', 0.01)
+    with deferred._at_work('task'):
         assert [said.get(timeout=10) for _ in range(3)] == ['task'] * 3
 
 
@@ -432,6 +444,49 @@ def test_a_database_that_is_away_does_not_stop_who_computes(monkeypatch):
         raise OSError('away')
 
     monkeypatch.setattr(records, 'touch_task', fail)
-    monkeypatch.setattr(settlement, '_BEAT_SECONDS', 0.01)
-    with settlement._at_work('task'):
+    monkeypatch.setattr(deferred, '_BEAT_SECONDS', 0.01)
+    with deferred._at_work('task'):
         assert [tried.get(timeout=10) for _ in range(2)] == ['task'] * 2
+
+
+# Which images owe digests
+
+class _Store:
+    def location(self, image_id):
+        return f'rbd://fsid/images/{image_id}/snap', {}
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    monkeypatch.setattr(stores, 'adopting',
+                        lambda store_id: _Store() if store_id else None)
+
+
+def _stored(name, pool='images', store='ceph', **values):
+    image_id = str(uuid.uuid4())
+    return _image(name, id=image_id, locations=[
+        {'url': f'rbd://fsid/{pool}/{image_id}/snap', 'status': 'active',
+         'metadata': {'store': store}}], **values)
+
+
+def test_only_what_an_import_of_ours_left_owes_digests(ours):
+    pending = _stored('pending', os_hash_value=None)
+    _stored('complete')
+    # As Nova's snapshots and other locations are added: without an algorithm.
+    _stored('foreign', os_hash_value=None, os_hash_algo=None)
+    _stored('elsewhere', pool='volumes', os_hash_value=None)
+    _stored('of another store', store='', os_hash_value=None)
+    assert list(deferred.without_digests()) == [pending]
+
+
+def test_while_somebody_is_at_work_nobody_else_is(ours):
+    image_id = _stored('pending', os_hash_value=None)
+    _task(image_id, 500)
+    assert list(deferred.without_digests(600)) == []
+    assert list(deferred.without_digests(400)) == [image_id]
+
+
+def test_digests_that_came_meanwhile_are_left(ours):
+    image_id = _stored('complete')
+    deferred.catch_up(image_id)
+    assert records.find_image(image_id)['os_hash_value'] == 'd1'

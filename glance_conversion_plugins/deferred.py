@@ -1,0 +1,170 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""Digests that are computed after an image became active.
+
+By the process that imported it, or by whoever finds that this one died: while
+somebody is at it, the import's task is touched every minute.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import logging
+import threading
+import time
+from typing import Any
+
+from glance.common import exception
+from glance import context as glance_context
+from glance import db as glance_db
+from oslo_config import cfg
+
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import conversion
+from glance_conversion_plugins import database
+from glance_conversion_plugins import digest
+from glance_conversion_plugins import errors
+from glance_conversion_plugins import records
+from glance_conversion_plugins import stores
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+# How often those who compute digests say that they still do.
+_BEAT_SECONDS = 60
+
+# Deferred digests of one process are computed one after the other: they take
+# two cores each, and nobody waits for them.
+_one_at_a_time = threading.Lock()
+
+
+@database.patient
+def record(image_id: str, found: digest.Digest) -> None:
+    """Write the digests, and nothing else, if the image still lacks them."""
+    db = glance_db.get_api()
+    context = glance_context.get_admin_context()
+    try:
+        if db.image_get(context, image_id)['os_hash_value'] is None:
+            db.image_update(context, image_id, {
+                'checksum': found.checksum,
+                'os_hash_value': found.os_hash_value,
+            }, from_state='active')
+    except (exception.NotFound, exception.Conflict):
+        LOG.info('Image %s is not active any more', image_id)
+
+
+@contextlib.contextmanager
+def _at_work(task_id: str | None) -> Iterator[None]:
+    """Keep saying that somebody works for a task, which may have ended."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while task_id:
+            try:
+                records.touch_task(task_id)
+            except Exception:
+                LOG.warning('Task %s is not kept alive', task_id,
+                            exc_info=True)
+            if done.wait(_BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def compute(image_id: str,
+            targets: Mapping[str, stores.AdoptingStore],
+                    wanted: conversion.Wanted, task_id: str | None,
+                    cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """Compute digests of a stored image and record them.
+
+    :param targets: the stores that hold it, by their identifiers
+    :param task_id: of its import, which tells others that this goes on
+    """
+    with _at_work(task_id):
+        _compute(image_id, targets, wanted, cancel)
+
+
+def _compute(image_id: str,
+                     targets: Mapping[str, stores.AdoptingStore],
+                     wanted: conversion.Wanted, cancel: cancel_.Cancel
+                     ) -> None:
+    for store_id, store in targets.items():
+        with _one_at_a_time:
+            start = time.monotonic()
+            source = store.source(image_id)
+            try:
+                found = conversion.digest_source(source, wanted,
+                                                 cancel=cancel)
+            finally:
+                source.close()
+        # An image that is removed under a reader reads as zeros.
+        if store_id in records.recorded_stores(image_id):
+            record(image_id, found)
+            LOG.info('Digests of image %s computed in %.1f s', image_id,
+                     time.monotonic() - start)
+            return
+
+
+def without_digests(silence: float = 0) -> Iterator[str]:
+    """Ids of active images in our stores whose digests are pending.
+
+    :param silence: seconds for which nobody may have worked on them
+    """
+    # All at once: an image that is deleted meanwhile would end the listing.
+    for image in list(filter(_is_pending, records.images(status='active'))):
+        task = records.last_task(image['id'])
+        if not task or records.age(task) >= silence:
+            yield image['id']
+
+
+def _is_pending(image: Any) -> bool:
+    """Whether an image lies where our imports put it, without a digest.
+
+    One that came by its location only has no algorithm either, unless Glance
+    was to digest it.
+    """
+    if image['os_hash_value'] or not image['os_hash_algo']:
+        return False
+    return any(_is_where_we_write(image['id'], location)
+               for location in image['locations'])
+
+
+def _is_where_we_write(image_id: str, location: Any) -> bool:
+    store = stores.adopting(location['metadata'].get('store'))
+    try:
+        return (store is not None
+                and store.location(image_id)[0] == location['url'])
+    except errors.SinkFailed:
+        return False
+
+
+def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """Compute and record digests that an interrupted process still owes."""
+    image = records.find_image(image_id)
+    if not image or image['status'] != 'active' or not _is_pending(image):
+        LOG.info('Image %s owes no digests any more', image_id)
+        return
+    targets = {store_id: store
+               for store_id in records.recorded_stores(image_id)
+               if (store := stores.adopting(store_id))}
+    task = records.last_task(image_id)
+    compute(image_id, targets, conversion.Wanted(
+        image['os_hash_algo'], CONF.conversion.legacy_checksum),
+        task['id'] if task else None, cancel)
