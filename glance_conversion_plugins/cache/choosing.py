@@ -16,7 +16,6 @@
 
 from collections.abc import Iterator
 import itertools
-import logging
 from typing import Any
 from typing import NamedTuple
 
@@ -24,7 +23,6 @@ from oslo_config import cfg
 
 from glance_conversion_plugins import records
 
-LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
 

@@ -45,17 +45,21 @@ def plan(wanted: Sequence[choosing.Candidate], cached: Sequence[node.Entry],
     :param limit: bytes that Glance's pruner leaves in the cache
     """
     keep = {candidate.image_id for candidate in wanted}
-    room = Room([entry for entry in cached if entry.image_id not in keep],
-                 used, limit)
+    room = Room(cached, keep, used, limit)
     return [_step(candidate, room) for candidate in wanted]
 
 
 class Room:
     """What a cache has left, and what could go."""
 
-    def __init__(self, spare: list[node.Entry], used: int, limit: int
-                 ) -> None:
-        self._spare = spare
+    def __init__(self, cached: Sequence[node.Entry], keep: set[str],
+                 used: int, limit: int) -> None:
+        """Describe it.
+
+        :param keep: ids of what must not go
+        """
+        self._spare = [entry for entry in cached
+                       if entry.image_id not in keep]
         self._used = used
         self._limit = limit
 

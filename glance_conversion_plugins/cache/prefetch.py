@@ -131,8 +131,7 @@ class Prefetch:
 
     def _make_room(self, step: planning.Step, done: list[Outcome]) -> None:
         """Evict what has to go, by what is cached now, not when planning."""
-        room = planning.Room([entry for entry in self.node.entries()
-                              if entry.image_id not in self._wanted],
+        room = planning.Room(self.node.entries(), self._wanted,
                              self.node.cache.get_cache_size(),
                              CONF.image_cache_max_size)
         evict = room.take(step.size)

@@ -800,16 +800,18 @@ def test_the_report_tells_what_is_there_and_what_would_come(glance,
 
 def test_room_is_made_by_what_is_cached_then(glance, override):
     """One whose turn to evict came to nothing leaves no excess behind."""
-    old = glance.add(_content(2 * M, 1))
+    old = glance.add(_content(3 * M, 1))
     _queue(old)
     _run()
     override('image_cache_max_size', 4 * M)
     override('workers', 1, 'cache_prefetch')
-    damaged = glance.add(_content(2 * M + 1, 2), os_hash_value='wrong')
-    sound = glance.add(_content(M * 3 // 2, 3))
+    # Together they fit once the first has evicted the old one.
+    damaged = glance.add(_content(2 * M, 2), os_hash_value='wrong')
+    sound = glance.add(_content(2 * M, 3))
     _queue(damaged, sound)
     found = _results(_run())
     assert (damaged, 'failed') in found
+    assert (old, 'evicted') in found
     assert (sound, 'fetched') in found
     assert prefetch.Prefetch().node.cache.get_cache_size() <= 4 * M
 
