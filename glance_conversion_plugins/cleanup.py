@@ -126,16 +126,19 @@ def _stored(glance: records.Records) -> Iterator[Finding]:
 def _nameless(store_id: str, store: stores.AdoptingStore
               ) -> Iterator[Finding]:
     """Images that were being replaced when ``sparsify`` died."""
-    if found := set(store.nameless()):
+    if found := nameless(store_id, store):
         # One that lives gives the name back within milliseconds.
         time.sleep(_SETTLING)
-        for image_id in sorted(found.intersection(store.nameless())):
-            # What was deleted meanwhile must not come back.
-            if store_id not in records.recorded_stores(image_id):
-                continue
+        for image_id in sorted(found & nameless(store_id, store)):
             yield Finding(f'store {store_id}: the name that a dead sparsify '
                           f'gave to image {image_id}',
                           functools.partial(store.put_back, image_id))
+
+
+def nameless(store_id: str, store: stores.AdoptingStore) -> set[str]:
+    """Ids of images whose name was taken; not of those deleted since."""
+    return {image_id for image_id in store.nameless()
+            if store_id in records.recorded_stores(image_id)}
 
 
 def _left_in(store_id: str, store: stores.AdoptingStore,

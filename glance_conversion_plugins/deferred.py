@@ -34,7 +34,6 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import database
 from glance_conversion_plugins import digest
-from glance_conversion_plugins import errors
 from glance_conversion_plugins import records
 from glance_conversion_plugins import stores
 
@@ -142,17 +141,10 @@ def _is_pending(image: Any) -> bool:
     """
     if image['os_hash_value'] or not image['os_hash_algo']:
         return False
-    return any(_is_where_we_write(image['id'], location)
-               for location in image['locations'])
-
-
-def _is_where_we_write(image_id: str, location: Any) -> bool:
-    store = stores.adopting(location['metadata'].get('store'))
-    try:
-        return (store is not None
-                and store.location(image_id)[0] == location['url'])
-    except errors.SinkFailed:
-        return False
+    return any(
+        (store := stores.adopting(location['metadata'].get('store')))
+        and stores.is_in_place(store, image['id'], location)
+        for location in image['locations'])
 
 
 def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:

@@ -92,17 +92,8 @@ def candidates(image_ids: Sequence[str], store_ids: Sequence[str]
             if store_ids and store_id not in store_ids:
                 continue
             store = stores.adopting(store_id)
-            if store and _is_ours(image['id'], location, store):
+            if store and stores.is_in_place(store, image['id'], location):
                 yield Candidate(image['id'], store_id, store,
                                 image['os_hash_algo'] or
                                 CONF.hashing_algorithm,
                                 image['os_hash_value'])
-
-
-def _is_ours(image_id: str, location: Any, store: stores.AdoptingStore
-             ) -> bool:
-    """Say whether data is where Glance itself puts it."""
-    try:
-        return bool(store.location(image_id)[0] == location['url'])
-    except errors.SinkFailed:
-        return False

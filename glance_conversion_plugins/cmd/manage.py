@@ -148,13 +148,11 @@ def sparsify_(args: Any) -> int:
 
 def _put_back() -> None:
     """Give names back that a dead run has taken."""
-    from glance_conversion_plugins import records
+    from glance_conversion_plugins import cleanup
     for store_id, store in _stores().items():
-        for image_id in store.nameless():
-            # What was deleted meanwhile must not come back.
-            if store_id in records.recorded_stores(image_id):
-                store.put_back(image_id)
-                print(f'image {image_id} has its name back')
+        for image_id in cleanup.nameless(store_id, store):
+            store.put_back(image_id)
+            print(f'image {image_id} has its name back')
 
 
 def _stores() -> dict[str, Any]:

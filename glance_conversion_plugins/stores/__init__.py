@@ -14,12 +14,14 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
 
 import glance_store
 from oslo_config import cfg
 
+from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import sinks
 from glance_conversion_plugins import sources
@@ -106,6 +108,15 @@ def identifiers() -> list[str]:
     """The stores of this Glance, ours and others."""
     # A copy: looking up a store adds the reserved ones to the original.
     return list(CONF.enabled_backends or {})
+
+
+def is_in_place(store: AdoptingStore, image_id: str,
+                location: Mapping[str, Any]) -> bool:
+    """Say whether a location of an image is where the store itself puts it."""
+    try:
+        return bool(store.location(image_id)[0] == location['url'])
+    except errors.SinkFailed:
+        return False
 
 
 def adopting(store_id: str | None) -> AdoptingStore | None:
