@@ -241,13 +241,14 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
         conf.register_opts(opts, group=group)
 
 
-def check(conf: cfg.ConfigOpts) -> None:
+def check(conf: cfg.ConfigOpts, *groups: str) -> None:
     """Look at every value, which is checked only when it is looked at.
 
+    :param groups: which to look at; all, if none is given
     :raises cfg.Error: if one is wrong; it names the option
     """
     for group, opts in list_opts():
-        for opt in opts:
+        for opt in opts if not groups or group in groups else ():
             getattr(conf[group], opt.dest)
 
 

@@ -45,8 +45,9 @@ def options() -> Result:
     try:
         config.check(CONF)
     except cfg.Error as e:
-        return checks.verdict([f'{e}. Correct it; Glance reads it only when '
-                               'an image is imported.'], [], '')
+        return checks.verdict([f'{e}. Correct it: neither Glance nor the '
+                               'agent starts with a wrong value of what it '
+                               'uses.'], [], '')
     return checks.success('All values are in their bounds.')
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 import glance_store
 from oslo_config import cfg
 
+from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import sinks
@@ -87,6 +88,18 @@ class AdoptingStore(Protocol):
 
     def is_open(self, image_id: str, task_id: str) -> bool:
         """Say whether a living process may be writing what a task began."""
+
+
+def check_options(conf: Any) -> None:
+    """Register our options and look at those that Glance uses.
+
+    A store is configured when Glance starts, so it does not start with a
+    value that would fail every import later.
+
+    :raises cfg.Error: if one is wrong; it names the option
+    """
+    config.register_opts(conf)
+    config.check(conf, 'conversion', 'sparse_store')
 
 
 def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str

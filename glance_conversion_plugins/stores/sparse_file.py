@@ -23,7 +23,6 @@ from glance_store._drivers import filesystem as stock
 from glance_store import capabilities
 from glance_store import exceptions
 
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import sinks
@@ -63,7 +62,7 @@ class Store(sparse.Sparse, stock.Store):
         return ('file', 'filesystem', self.kind)
 
     def configure(self, re_raise_bsc: bool = False) -> None:
-        config.register_opts(self.conf)
+        stores.check_options(self.conf)
         stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'file')
         super().configure(re_raise_bsc=re_raise_bsc)
 

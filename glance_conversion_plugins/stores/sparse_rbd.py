@@ -27,7 +27,6 @@ from oslo_config import cfg
 import rbd
 
 from glance_conversion_plugins import ceph
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import pipeline
 from glance_conversion_plugins import progress as progress_
@@ -75,7 +74,7 @@ class Store(sparse.Sparse, stock.Store):
         return ('rbd', self.kind)
 
     def configure(self, re_raise_bsc: bool = False) -> None:
-        config.register_opts(self.conf)
+        stores.check_options(self.conf)
         stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'rbd')
         super().configure(re_raise_bsc=re_raise_bsc)
 
