@@ -32,6 +32,7 @@ from glance_conversion_plugins import cleanup
 from glance_conversion_plugins import deferred
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import metrics
+from glance_conversion_plugins import progress as progress_
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
@@ -57,7 +58,7 @@ class Job(NamedTuple):
 
     name: str
     interval: int       # seconds from start to start
-    work: Callable[[cancel_.Cancel], Iterable[Done]]
+    work: Callable[[cancel_.Cancel, progress_.Progress], Iterable[Done]]
 
 
 def jobs() -> list[Job]:
@@ -71,8 +72,9 @@ def jobs() -> list[Job]:
     return [job for job in found if job.interval]
 
 
-def _prefetch(cancel: cancel_.Cancel) -> Iterator[Done]:
-    work = prefetch.Prefetch(cancel)
+def _prefetch(cancel: cancel_.Cancel, progress: progress_.Progress
+              ) -> Iterator[Done]:
+    work = prefetch.Prefetch(cancel, progress)
     for outcome in work.run():
         if outcome.fetched:
             metrics.FETCHED.inc(outcome.fetched.size)
@@ -86,20 +88,24 @@ def _prefetch(cancel: cancel_.Cancel) -> Iterator[Done]:
     metrics.FAILING.set(len(work.failures.items()))
 
 
-def _clean_up(cancel: cancel_.Cancel) -> Iterator[Done]:
+def _clean_up(cancel: cancel_.Cancel, progress: progress_.Progress
+              ) -> Iterator[Done]:
+    progress.enter('Looking for what dead imports have left')
     for finding in cleanup.find():
         if cancel.is_set():
             return
         yield _carried_out('removed', finding.what, finding.remedy)
 
 
-def _digests(cancel: cancel_.Cancel) -> Iterator[Done]:
+def _digests(cancel: cancel_.Cancel, progress: progress_.Progress
+             ) -> Iterator[Done]:
+    progress.enter('Looking for images without digests')
     for image_id in deferred.without_digests(_SILENCE):
         if cancel.is_set():
             return
         yield _carried_out('computed', f'digests of image {image_id}',
                            functools.partial(deferred.catch_up, image_id,
-                                             cancel))
+                                             cancel, progress))
 
 
 def _carried_out(result: str, what: str, remedy: Callable[[], object]
@@ -116,15 +122,18 @@ def _carried_out(result: str, what: str, remedy: Callable[[], object]
 
 
 def run_once(job: Job, cancel: cancel_.Cancel,
-             say: Callable[[str], object]) -> bool:
+             say: Callable[[str], object] = lambda words: None,
+             progress: progress_.Progress | None = None) -> bool:
     """Do a job once; returns whether nothing of it failed.
 
     :param say: is told about everything that was looked at
+    :param progress: of what is done at the moment
     :raises errors.Busy: if another agent of this node does it
     """
     start, result = time.monotonic(), 'failed'
     try:
-        found = list(_told(job, cancel, say))
+        found = list(_told(job, cancel, say,
+                           progress or progress_.Progress()))
         if not found:
             say('nothing to do')
         if not any(done.failed for done in found):
@@ -139,9 +148,9 @@ def run_once(job: Job, cancel: cancel_.Cancel,
     return result == 'ok'
 
 
-def _told(job: Job, cancel: cancel_.Cancel, say: Callable[[str], object]
-          ) -> Iterator[Done]:
-    for done in job.work(cancel):
+def _told(job: Job, cancel: cancel_.Cancel, say: Callable[[str], object],
+          progress: progress_.Progress) -> Iterator[Done]:
+    for done in job.work(cancel, progress):
         metrics.IMAGES.labels(job.name, done.result).inc()
         say(done.words)
         yield done
@@ -162,7 +171,7 @@ class Agent:
         @periodics.periodic(spacing=job.interval, run_immediately=True)
         def run() -> None:
             try:
-                run_once(job, self._cancel, lambda words: None)
+                run_once(job, self._cancel)
             except errors.Busy as e:
                 LOG.info('%s: %s', job.name, e)
             except Exception:

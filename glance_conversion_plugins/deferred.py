@@ -34,6 +34,7 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import conversion
 from glance_conversion_plugins import database
 from glance_conversion_plugins import digest
+from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import records
 from glance_conversion_plugins import stores
 
@@ -89,30 +90,29 @@ def _at_work(task_id: str | None) -> Iterator[None]:
 
 def compute(image_id: str,
             targets: Mapping[str, stores.AdoptingStore],
-                    wanted: conversion.Wanted, task_id: str | None,
-                    cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+            wanted: conversion.Wanted, task_id: str | None,
+            cancel: cancel_.Cancel = cancel_.NEVER,
+            progress: progress_.Progress | None = None) -> None:
     """Compute digests of a stored image and record them.
 
     :param targets: the stores that hold it, by their identifiers
     :param task_id: of its import, which tells others that this goes on
     """
     with _at_work(task_id):
-        _compute(image_id, targets, wanted, cancel)
+        _compute(image_id, targets, wanted, cancel,
+                 progress or progress_.Progress())
 
 
-def _compute(image_id: str,
-                     targets: Mapping[str, stores.AdoptingStore],
-                     wanted: conversion.Wanted, cancel: cancel_.Cancel
-                     ) -> None:
+def _compute(image_id: str, targets: Mapping[str, stores.AdoptingStore],
+             wanted: conversion.Wanted, cancel: cancel_.Cancel,
+             progress: progress_.Progress) -> None:
     for store_id, store in targets.items():
         with _one_at_a_time:
             start = time.monotonic()
-            source = store.source(image_id)
-            try:
-                found = conversion.digest_source(source, wanted,
-                                                 cancel=cancel)
-            finally:
-                source.close()
+            with contextlib.closing(store.source(image_id)) as source:
+                progress.enter('Computing digests', source.size)
+                found = conversion.digest_source(
+                    source, wanted, progress=progress, cancel=cancel)
         # An image that is removed under a reader reads as zeros.
         if store_id in records.recorded_stores(image_id):
             record(image_id, found)
@@ -147,7 +147,8 @@ def _is_pending(image: Any) -> bool:
         for location in image['locations'])
 
 
-def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
+             progress: progress_.Progress | None = None) -> None:
     """Compute and record digests that an interrupted process still owes."""
     image = records.find_image(image_id)
     if not image or image['status'] != 'active' or not _is_pending(image):
@@ -159,4 +160,4 @@ def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     task = records.last_task(image_id)
     compute(image_id, targets, conversion.Wanted(
         image['os_hash_algo'], CONF.conversion.legacy_checksum),
-        task['id'] if task else None, cancel)
+        task['id'] if task else None, cancel, progress)

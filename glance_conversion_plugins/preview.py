@@ -50,10 +50,11 @@ _WORKERS = 4
 
 
 class _Sample(NamedTuple):
-    """What was measured of a part of the data."""
+    """What was measured, and reckoned from a part of it, for all data."""
 
-    rate: float         # bytes of data read and searched in a second
-    kept: float         # share of the data that is not zeros
+    allocated: int      # bytes that the image says are data
+    kept: int           # bytes of those that are not zeros
+    seconds: float      # that it takes to read and to search them
 
 
 def report(path: str, disk_format: str | None, store_ids: Sequence[str],
@@ -72,6 +73,7 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
     yield from lines
     if disk_format not in inspection.DRIVERS:
         yield 'verdict: it would be kept as it is'
+        yield from _cost_as_it_is(os.path.getsize(path), progress)
         return
     run = conversion.Run()
     run.progress = progress
@@ -79,9 +81,10 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
     conversion.check(image, run)
     yield 'verdict: it would be imported'
     yield f'size of the disk: {amount(image.virtual_size)}'
-    if road is choice.Road.DIRECT:
-        with contextlib.closing(conversion.open_source(image)) as source:
-            yield from _cost(source, progress)
+    if road in (choice.Road.DIRECT, choice.Road.STAGE):
+        yield from _cost(image, road, progress)
+    else:
+        yield from _cost_as_it_is(image.file_size, progress)
 
 
 def _plugins(path: str, disk_format: str, store_ids: Sequence[str]
@@ -118,28 +121,43 @@ def _kinds(names: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def _cost(source: sources.Source, progress: progress_.Progress
-          ) -> Iterator[str]:
-    """What is stored of the content, and how long that takes at best."""
+def _cost_as_it_is(size: int, progress: progress_.Progress) -> Iterator[str]:
+    yield f'to be stored: {amount(size)}'
+    digests = _digest_seconds(size, _by_glance(), progress)
+    yield f'time: at least {duration(digests)} (digests)'
+
+
+def _cost(image: inspection.ImageInfo, road: choice.Road,
+          progress: progress_.Progress) -> Iterator[str]:
+    """What is stored of a converted image, and how long it takes at best."""
+    with contextlib.closing(conversion.open_source(image)) as source:
+        sample = _sample(source, progress)
+    yield f'data in it: {amount(sample.allocated)}'
+    stored = f'to be stored: about {amount(sample.kept)}'
+    if road is choice.Road.DIRECT:
+        yield stored
+        digests = _digest_seconds(image.virtual_size,
+                                  roads.wanted(inline=True), progress)
+        spent, how = max(sample.seconds, digests), 'at the same time'
+    else:
+        yield f'in staging beyond the upload: about {amount(sample.kept)}'
+        size = sample.kept
+        if roads.output_format() == 'raw':
+            size = image.virtual_size
+            stored += f'; {amount(size)} where a store keeps zeros'
+        yield stored
+        digests = _digest_seconds(size, _by_glance(), progress)
+        spent, how = sample.seconds + digests, 'one after the other'
+    yield (f'time: at least {duration(spent)} (decoding '
+           f'{duration(sample.seconds)}, digests {duration(digests)}, {how}; '
+           'writing depends on the store)')
+
+
+def _sample(source: sources.Source, progress: progress_.Progress) -> _Sample:
+    """Read pieces from all over the data for a while."""
     data = [run for run in source.extents(0, source.size)
             if run.kind is extent.Kind.DATA]
-    length = sum(run.length for run in data)
-    sample = _sample(source, data, progress)
-    yield f'to be stored: about {amount(length * sample.kept)}'
-    decoding = length / sample.rate if length else 0
-    wanted = roads.wanted(inline=True)
-    digests = 0.0
-    if wanted.os_hash_algo:
-        progress.enter('Measuring digests')
-        digests = source.size / _digest_rate(wanted)
-    yield (f'time: at least {duration(max(decoding, digests))} '
-           f'(decoding {duration(decoding)}, digests {duration(digests)}, at '
-           'the same time; writing depends on the store)')
-
-
-def _sample(source: sources.Source, data: Sequence[extent.Extent],
-            progress: progress_.Progress) -> _Sample:
-    """Read pieces from all over the data for a while."""
+    allocated = sum(run.length for run in data)
     pieces = [piece for run in data
               for piece in extent.split(run, pipeline.CHUNK)]
     random.Random(0).shuffle(pieces)    # noqa: S311
@@ -160,14 +178,24 @@ def _sample(source: sources.Source, data: Sequence[extent.Extent],
     with futures.ThreadPoolExecutor(_WORKERS) as pool:
         for length, found in pool.map(look, pieces):
             read, kept = read + length, kept + found
-    spent = max(time.monotonic() - start, 1e-3)
-    return _Sample(max(read, 1) / spent, kept / read if read else 1)
+    whole = allocated / read if read else 0
+    return _Sample(allocated, int(kept * whole),
+                   (time.monotonic() - start) * whole)
 
 
-def _digest_rate(wanted: conversion.Wanted) -> float:
-    """Bytes that can be digested in a second."""
+def _by_glance() -> conversion.Wanted:
+    """What Glance computes of whatever it uploads itself."""
+    return conversion.Wanted(CONF.hashing_algorithm, True)
+
+
+def _digest_seconds(size: int, wanted: conversion.Wanted,
+                    progress: progress_.Progress) -> float:
+    """How long the digests of so many bytes take here."""
+    if not wanted.os_hash_algo:
+        return 0
+    progress.enter('Measuring digests')
     digests = digest.Digests(wanted.os_hash_algo, wanted.checksum)
     start = time.monotonic()
     digests.zeros(_DIGEST_SAMPLE)
     digests.finish()
-    return _DIGEST_SAMPLE / (time.monotonic() - start)
+    return size / _DIGEST_SAMPLE * (time.monotonic() - start)

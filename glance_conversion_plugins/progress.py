@@ -101,6 +101,12 @@ class Progress:
             return self._done, self.written
 
     @property
+    def fraction(self) -> float | None:
+        """How much of the phase is done, from 0 to 1, if that is known."""
+        with self._lock:
+            return min(self._done / self._total, 1) if self._total else None
+
+    @property
     def elapsed(self) -> float:
         return self._now() - self._started
 
@@ -109,9 +115,11 @@ class Progress:
             spent = self._now() - self._since
             if not self._total:
                 return f'{self._phase}, {duration(spent)} so far'
+            written = (f', {amount(self.written)} written'
+                       if self.written else '')
             text = (f'{self._phase}: {100 * self._done // self._total}% '
-                    f'({amount(self._done)} of {amount(self._total)}, '
-                    f'{amount(self.written)} written)')
+                    f'({amount(self._done)} of {amount(self._total)}'
+                    f'{written})')
             if not self._done:
                 return f'{text}, {duration(spent)} so far'
             left = spent * (self._total - self._done) / self._done

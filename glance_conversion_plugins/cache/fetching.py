@@ -32,7 +32,7 @@ from glance_conversion_plugins.cache import throttle
 from glance_conversion_plugins import digest
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import extent
-from glance_conversion_plugins import progress
+from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import records
 from glance_conversion_plugins.sinks import file as file_sink
 from glance_conversion_plugins import stores
@@ -51,8 +51,8 @@ class Fetched(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        return (f'fetched {progress.amount(self.size)} from {self.store}, '
-                f'{progress.amount(self.allocated)} on disk, in '
+        return (f'fetched {progress_.amount(self.size)} from {self.store}, '
+                f'{progress_.amount(self.allocated)} on disk, in '
                 f'{self.seconds:.1f} s')
 
 
@@ -67,9 +67,11 @@ class _Copy(NamedTuple):
 class Fetcher:
     """Fetches images for a node, several at a time."""
 
-    def __init__(self, node: node_.Node, cancel: threading.Event) -> None:
+    def __init__(self, node: node_.Node, cancel: threading.Event,
+                 progress: progress_.Progress) -> None:
         self._node = node
         self._cancel = cancel
+        self._progress = progress
         self._room = threading.Lock()
         self._throttle = throttle.Throttle(
             CONF.cache_prefetch.rate_limit or 0, wait=cancel.wait)
@@ -140,6 +142,7 @@ class Fetcher:
             if not (thin and _is_zero(chunk)):
                 self._throttle.take(len(chunk))
             yield chunk
+            self._progress.advance(len(chunk))
 
     def _go_on(self) -> None:
         if self._cancel.is_set():

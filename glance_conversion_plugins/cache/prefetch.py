@@ -30,7 +30,7 @@ from glance_conversion_plugins.cache import fetching
 from glance_conversion_plugins.cache import node as node_
 from glance_conversion_plugins.cache import planning
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import progress
+from glance_conversion_plugins import progress as progress_
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
@@ -53,8 +53,10 @@ class Outcome(NamedTuple):
 class Prefetch:
     """A pass over the queue and the policy of this node."""
 
-    def __init__(self, cancel: threading.Event | None = None) -> None:
+    def __init__(self, cancel: threading.Event | None = None,
+                 progress: progress_.Progress | None = None) -> None:
         self._cancel = cancel or threading.Event()
+        self._progress = progress or progress_.Progress()
         self._wanted: set[str] = set()
         self.node = node_.Node()
         self.failures = failures_.Failures(
@@ -90,6 +92,7 @@ class Prefetch:
         with self.node.lock() as held:
             if not held:
                 raise errors.Busy('Another agent fetches for this cache.')
+            self._progress.enter('Looking for what is wanted')
             self.node.sweep()
             steps = self.plan()
             self._tidy(steps)
@@ -105,7 +108,8 @@ class Prefetch:
                 self.node.unqueue(step.image_id)
 
     def _fetch(self, steps: list[planning.Step]) -> Iterator[Outcome]:
-        fetcher = fetching.Fetcher(self.node, self._cancel)
+        self._progress.enter('Fetching', sum(step.size for step in steps))
+        fetcher = fetching.Fetcher(self.node, self._cancel, self._progress)
         with futures.ThreadPoolExecutor(CONF.cache_prefetch.workers,
                                         'prefetch') as pool:
             for outcomes in pool.map(functools.partial(self._fetch_one,
@@ -171,6 +175,6 @@ def _logged(outcome: Outcome) -> Outcome:
 
 def again(failure: failures_.Failure) -> str:
     """Why it failed, how often, and when it is tried next."""
-    wait = progress.duration(max(failure.again_at - time.time(), 0))
+    wait = progress_.duration(max(failure.again_at - time.time(), 0))
     return (f'{failure.reason} (attempt {failure.attempts}; the next one is '
             f'in {wait})')

@@ -25,14 +25,15 @@ at work on this node.
 from collections.abc import Sequence
 import contextlib
 import ctypes
-import functools
 import os
 import signal
 import sys
+from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
 
@@ -65,21 +66,37 @@ def _run_once() -> int:
     status, stop = 0, cancel.Cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    for job in agent.jobs():
-        if stop.is_set():
-            return status or 1
-        try:
-            say = functools.partial(print, f'{job.name}:', flush=True)
-            if not agent.run_once(job, stop, say):
+    with display.Display(quiet=True) as shown:
+        for job in _wanted():
+            if stop.is_set():
+                return status or 1
+
+            def say(words: object, name: str = job.name) -> None:
+                shown.say(f'{name}: {words}')
+
+            try:
+                if not agent.run_once(job, stop, say, shown.progress):
+                    status = status or 1
+            except errors.Busy as e:
+                say(e)
+                status = 3
+            except Exception as e:
+                LOG.exception('%s failed', job.name)
+                say(f'failed: {e}')
                 status = status or 1
-        except errors.Busy as e:
-            print(f'{job.name}: {e}')
-            status = 3
-        except Exception as e:
-            LOG.exception('%s failed', job.name)
-            print(f'{job.name}: failed: {e}')
-            status = status or 1
     return status
+
+
+def _wanted() -> list[Any]:
+    """The jobs of this node.
+
+    :raises errors.Misconfigured: if there is none
+    """
+    from glance_conversion_plugins import agent
+    if wanted := agent.jobs():
+        return wanted
+    raise errors.Misconfigured('There is nothing to do: every interval '
+                               'is 0, or there is no image cache.')
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -88,10 +105,7 @@ def _run(argv: Sequence[str]) -> int:
     from glance_conversion_plugins import metrics
     # Before there are threads, which inherit this: one place takes them all.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    wanted = agent.jobs()
-    if not wanted:
-        raise errors.Misconfigured('There is nothing to do: every interval '
-                                   'is 0, or there is no image cache.')
+    wanted = _wanted()
     if CONF.conversion_agent.metrics_port:
         metrics.serve(CONF.conversion_agent.metrics_port)
     running = agent.Agent(wanted)

@@ -18,26 +18,22 @@ Reads the configuration of the deployment's own Glance, as glance-api does:
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Sequence
-import contextlib
 import functools
 import sys
-import threading
 import time
 from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import progress as progress_
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
-
-_SHOW_SECONDS = 5
 
 
 def _add_commands(subparsers: Any) -> None:
@@ -90,10 +86,10 @@ def inspect_(args: Any) -> int:
     """Say what an import of a file would come to; 1: it would be refused."""
     from glance_conversion_plugins import preview
     try:
-        with _shown() as progress:
+        with display.Display() as shown:
             for line in preview.report(args.file, args.disk_format,
-                                       args.store, progress):
-                print(line, flush=True)
+                                       args.store, shown.progress):
+                shown.say(line)
     except errors.ImageRefused as e:
         print(f'verdict: refused: {e}')
         return 1
@@ -114,18 +110,24 @@ def cache_status(args: Any) -> int:
 def cleanup_(args: Any) -> int:
     """Find and remove what dead imports have left."""
     from glance_conversion_plugins import cleanup
-    found = ((finding.what, finding.remedy)
-             for finding in cleanup.find(args.dead_after))
-    return _carry_out(found, args.dry_run, 'remov', 'nothing to remove')
+    with display.Display() as shown:
+        shown.progress.enter('Looking for what dead imports have left')
+        found = ((finding.what, finding.remedy)
+                 for finding in cleanup.find(args.dead_after))
+        return _carry_out(shown, found, args.dry_run, 'remov',
+                          'nothing to remove')
 
 
 def digests_(args: Any) -> int:
     """Compute digests that interrupted processes still owe."""
     from glance_conversion_plugins import deferred
-    found = ((f'digests of image {image_id}',
-              functools.partial(deferred.catch_up, image_id))
-             for image_id in deferred.without_digests())
-    return _carry_out(found, args.dry_run, 'comput', 'nothing to compute')
+    with display.Display() as shown:
+        shown.progress.enter('Looking for images without digests')
+        found = ((f'digests of image {image_id}', functools.partial(
+            deferred.catch_up, image_id, progress=shown.progress))
+            for image_id in deferred.without_digests())
+        return _carry_out(shown, found, args.dry_run, 'comput',
+                          'nothing to compute')
 
 
 def sparsify_(args: Any) -> int:
@@ -164,13 +166,13 @@ def _stores() -> dict[str, Any]:
 
 def _sparsify(found: Any, dry_run: bool) -> None:
     print(f'image {found.image_id} in store {found.store_id}:', flush=True)
-    with _shown() as progress:
-        stored, zeros = found.zeros(progress)
+    with display.Display() as shown:
+        stored, zeros = found.zeros(shown.progress)
     print(f'  {progress_.amount(zeros)} of zeros in '
           f'{progress_.amount(stored)} stored', flush=True)
     if zeros and not dry_run:
-        with _shown() as progress:
-            found.sparsify(progress)
+        with display.Display() as shown:
+            found.sparsify(shown.progress)
         print('  given back', flush=True)
 
 
@@ -180,55 +182,31 @@ def _forget_replaced(grace: float) -> bool:
     if holding:
         print(f'waiting {grace:.0f} s for those who still read the old '
               'images', flush=True)
-        time.sleep(grace)
+        with display.Display(quiet=True) as shown:
+            shown.progress.enter('Waiting')
+            time.sleep(grace)
     left = [name for store in holding for name in store.forget_replaced()]
     for name in left:
         print(f'{name} is in use and stays; run this again later')
     return not left
 
 
-@contextlib.contextmanager
-def _shown() -> Iterator[progress_.Progress]:
-    """Progress: a line that changes on a terminal, else one now and then."""
-    progress, done = progress_.Progress(), threading.Event()
-    terminal = sys.stderr.isatty()
-
-    def show() -> None:
-        # What takes less than a second needs no progress.
-        while not done.wait(1 if terminal else _SHOW_SECONDS):
-            if terminal:
-                print(f'\r\033[K  {progress}', end='', file=sys.stderr,
-                      flush=True)
-            else:
-                print(f'  {progress}', flush=True)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield progress
-    finally:
-        done.set()
-        thread.join()
-        if terminal:
-            print('\r\033[K', end='', file=sys.stderr, flush=True)
-
-
-def _carry_out(found: Iterable[tuple[str, Callable[[], object]]],
+def _carry_out(shown: display.Display,
+               found: Iterable[tuple[str, Callable[[], object]]],
                dry_run: bool, verb: str, nothing: str) -> int:
     """Do one thing after the other; returns 1 if one of them failed."""
     failed, what = False, None
     for what, remedy in found:
-        print(f'would {verb}e {what}' if dry_run else f'{verb}ing {what}',
-              flush=True)
+        shown.say(f'would {verb}e {what}' if dry_run else f'{verb}ing {what}')
         try:
             if not dry_run:
                 remedy()
         except Exception as e:
             LOG.exception('Failed: %s', what)
-            print(f'  failed: {e}', flush=True)
+            shown.say(f'  failed: {e}')
             failed = True
     if what is None:
-        print(nothing)
+        shown.say(nothing)
     return int(failed)
 
 

@@ -25,6 +25,7 @@ import sys
 from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 
+from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import service
 
 CONF = cfg.CONF
@@ -53,24 +54,27 @@ def _all() -> list[tuple[str, Callable[[], upgradecheck.Result]]]:
 
 
 def _guarded(check: Callable[[], upgradecheck.Result]
-             ) -> Callable[[upgradecheck.UpgradeCommands],
-                           upgradecheck.Result]:
-    def run(_: upgradecheck.UpgradeCommands) -> upgradecheck.Result:
-        try:
-            return check()
-        except Exception as e:
-            return upgradecheck.Result(
-                upgradecheck.Code.FAILURE,
-                f'It could not be looked at: {type(e).__name__}: {e}')
-    return run
+             ) -> upgradecheck.Result:
+    try:
+        return check()
+    except Exception as e:
+        return upgradecheck.Result(
+            upgradecheck.Code.FAILURE,
+            f'It could not be looked at: {type(e).__name__}: {e}')
 
 
 class _Checks(upgradecheck.UpgradeCommands):
     def check(self) -> upgradecheck.Code:
         # Now that the configuration is read: some modules look at it when
         # they are imported.
-        self._upgrade_checks = tuple((title, _guarded(each))
-                                     for title, each in _all())
+        checks = _all()
+        with display.Display(quiet=True) as shown:
+            found = []
+            for number, (title, check) in enumerate(checks, 1):
+                shown.progress.enter(f'{title} ({number} of {len(checks)})')
+                found.append((title, _guarded(check)))
+        self._upgrade_checks = tuple((title, lambda _, r=result: r)
+                                     for title, result in found)
         return super().check()
 
 

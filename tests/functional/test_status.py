@@ -117,6 +117,7 @@ def test_inspect_says_what_an_import_would_come_to(commands, images):
     stored = int(said['to be stored'].split()[1])
     data = test_sparse.data_in(raw.read_bytes()) / MIB
     assert data * 0.9 <= stored <= data * 1.1 + 1
+    assert stored <= int(said['data in it'].split()[0]) <= 256
     assert said['time'].startswith('at least ')
 
     done = commands.run('glance-conversion-manage', 'inspect', qcow2,
@@ -124,6 +125,15 @@ def test_inspect_says_what_an_import_would_come_to(commands, images):
     assert 'rbd_direct_convert: would step aside' in done.stdout
     assert 'convert_image: the image would be converted in staging' in (
         done.stdout)
+    said = dict(line.split(': ', 1) for line in done.stdout.splitlines())
+    assert said['in staging beyond the upload'] == f'about {stored} MiB'
+    assert said['to be stored'] == (
+        f'about {stored} MiB; 256 MiB where a store keeps zeros')
+
+    done = commands.run('glance-conversion-manage', 'inspect', raw,
+                        '--store', 'local')
+    assert 'inspected, and kept as it is: local' in done.stdout
+    assert 'to be stored: 256 MiB\n' in done.stdout
 
 
 def test_inspect_refuses_in_the_words_of_an_import(commands, images,

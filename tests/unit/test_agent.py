@@ -35,6 +35,7 @@ from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import deferred
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import metrics
+from glance_conversion_plugins import progress as progress_
 from glance_conversion_plugins import records
 from tests.unit import caches
 
@@ -110,14 +111,14 @@ def test_without_a_cache_nothing_is_prefetched(override, folder):
 
 def test_a_pass_says_everything_that_was_done():
     said = []
-    job = _job(lambda cancel: iter([_done('removed', 'one'),
+    job = _job(lambda cancel, progress: iter([_done('removed', 'one'),
                                     _done('passed over', 'two')]))
     assert agent.run_once(job, cancel_.Cancel(), said.append) is True
     assert said == ['one', 'two']
 
 
 def test_a_pass_without_anything_to_do_is_well():
-    said, job = [], _job(lambda cancel: [])
+    said, job = [], _job(lambda cancel, progress: [])
     assert agent.run_once(job, cancel_.Cancel(), said.append) is True
     assert said == ['nothing to do']
     assert _metric('passes_total', job=job.name, result='ok') == 1
@@ -128,7 +129,7 @@ def test_one_failure_lets_a_pass_fail_that_goes_on(at):
     said = []
     results = ['removed'] * 3
     results[at] = 'failed'
-    job = _job(lambda cancel: [_done(result, str(number))
+    job = _job(lambda cancel, progress: [_done(result, str(number))
                                for number, result in enumerate(results)])
     assert agent.run_once(job, cancel_.Cancel(), said.append) is False
     assert said == ['0', '1', '2']
@@ -136,15 +137,16 @@ def test_one_failure_lets_a_pass_fail_that_goes_on(at):
     assert _metric('passes_total', job=job.name, result='ok') is None
 
 
-def test_a_pass_hands_its_cancel_on():
-    seen, cancel = [], cancel_.Cancel()
-    job = _job(lambda given: seen.append(given) or [])
-    agent.run_once(job, cancel, lambda words: None)
-    assert seen == [cancel]
+def test_a_pass_hands_on_what_it_was_given():
+    seen = []
+    cancel, progress = cancel_.Cancel(), progress_.Progress()
+    job = _job(lambda *given: seen.append(given) or [])
+    agent.run_once(job, cancel, lambda words: None, progress)
+    assert seen == [(cancel, progress)]
 
 
 def test_what_a_pass_did_is_counted():
-    job = _job(lambda cancel: [_done('fetched'), _done('fetched'),
+    job = _job(lambda cancel, progress: [_done('fetched'), _done('fetched'),
                                _done('failed')])
     for _ in range(2):
         agent.run_once(job, cancel_.Cancel(), lambda words: None)
@@ -156,7 +158,7 @@ def test_what_a_pass_did_is_counted():
 
 def test_the_last_success_is_the_last_pass_that_failed_nowhere():
     results = ['removed']
-    job = _job(lambda cancel: [_done(results[0])])
+    job = _job(lambda cancel, progress: [_done(results[0])])
     before = time.time()
     agent.run_once(job, cancel_.Cancel(), lambda words: None)
     name = 'last_success_timestamp_seconds'
@@ -169,7 +171,7 @@ def test_the_last_success_is_the_last_pass_that_failed_nowhere():
 
 @pytest.mark.parametrize('error', [ZeroDivisionError, errors.Misconfigured])
 def test_a_pass_that_breaks_off_has_failed(error):
-    def work(cancel):
+    def work(cancel, progress):
         yield _done('removed', 'one')
         raise error('no')
 
@@ -183,7 +185,7 @@ def test_a_pass_that_breaks_off_has_failed(error):
 
 
 def test_that_another_agent_is_at_work_is_no_failure():
-    def work(cancel):
+    def work(cancel, progress):
         raise errors.Busy('Another agent fetches.')
 
     job = _job(work)
@@ -235,7 +237,7 @@ def test_interrupted_digests_are_computed(monkeypatch):
         silences.append(silence)
         return iter(['a', 'b', 'c'])
 
-    def catch_up(image_id, given):
+    def catch_up(image_id, given, progress):
         computed.append((image_id, given))
         if image_id == 'b':
             raise errors.Cancelled('stopped')
@@ -289,7 +291,7 @@ class Ticking:
         self._lasting = lasting
         self._error = error
 
-    def __call__(self, cancel):
+    def __call__(self, cancel, progress):
         self.runs.append(time.monotonic())
         self.begun.set()
         if self._error:
@@ -405,27 +407,32 @@ def once(monkeypatch):
 
 
 def _raising(error):
-    def work(cancel):
+    def work(cancel, progress):
         raise error
     return work
 
 
-def _well(cancel):
+def _well(cancel, progress):
     return [_done('removed', 'one')]
 
 
-def _failing(cancel):
+def _failing(cancel, progress):
     return [_done('failed', 'two'), _done('removed', 'three')]
 
 
 @pytest.mark.parametrize(('works', 'expected'), [
-    ([], 0), ([_well], 0), ([_well, _well], 0), ([_failing], 1),
+    ([_well], 0), ([_well, _well], 0), ([_failing], 1),
     ([_failing, _well], 1), ([_raising(ZeroDivisionError()), _well], 1),
     ([_raising(errors.Busy('busy'))], 3),
     ([_failing, _raising(errors.Busy('busy'))], 3),
     ([_raising(errors.Busy('busy')), _failing], 3)])
 def test_the_exit_status_tells_how_it_went(once, works, expected):
     assert once(*works) == expected
+
+
+def test_nothing_to_do_is_no_success(once):
+    with pytest.raises(errors.Misconfigured, match='There is nothing to do'):
+        once()
 
 
 def test_every_job_is_done_once_and_told(once, capsys):
@@ -437,7 +444,7 @@ def test_every_job_is_done_once_and_told(once, capsys):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_what_is_done_once(once, number):
-    def work(cancel):
+    def work(cancel, progress):
         os.kill(os.getpid(), number)
         assert cancel.wait(30)
         return []
@@ -466,7 +473,7 @@ def configure(prog, argv, options):
     cfg.CONF.register_cli_opts(options)
     config.register_opts(cfg.CONF)
     cfg.CONF(argv, project='glance', default_config_files=sys.argv[1:2])
-def work(cancel):
+def work(cancel, progress):
     print('begun', flush=True)
     cancel.wait()
     print('stopped', flush=True)
