@@ -55,7 +55,8 @@ def programs() -> Result:
             'converted. Install qemu-utils (qemu-img).'], [], '')
     said = subprocess.run(['qemu-img', '--help'], capture_output=True,
                           text=True, check=False).stdout
-    formats = said.partition('Supported formats:')[2].split()
+    # "Supported formats:"; in newer ones "Supported image formats:".
+    formats = said.partition(' formats:')[2].split()
     lacking = [name for name in inspection.DRIVERS.values()
                if name not in formats]
     version = re.search(r'version (\S+)', said)

@@ -15,11 +15,14 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 import glance_conversion_plugins
 
+DRAWING = (pathlib.Path(__file__).parents[2] / 'doc' / 'source'
+           / 'contributor' / 'architecture.svg')
 PACKAGE = 'glance_conversion_plugins'
 ROOT = pathlib.Path(glance_conversion_plugins.__file__).parent
 
@@ -120,6 +123,11 @@ def test_every_revert_takes_any_argument():
     assert found, 'no task reverts anything'
     # taskflow passes flow_failures and what execute() required.
     assert not [name for name, f in found.items() if not f.args.kwarg]
+
+
+def test_the_drawing_shows_every_module():
+    drawn = set(re.findall(r'\w+', DRAWING.read_text()))
+    assert not {name.split('.')[0] for name in MODULES if name} - drawn
 
 
 @pytest.mark.parametrize('name', sorted(MODULES))

@@ -55,6 +55,7 @@ def env(cloud, options):
     """Print shell commands that make the clients talk to this cloud."""
     variables = cloud.environ(options.user)
     variables['CEPH_CONF'] = str(cloud.ceph.conf)
+    variables['OS_GLANCE_CONFIG_DIR'] = str(cloud.glance.config_dir)
     for name, value in variables.items():
         print(f'export {name}={shlex.quote(value)}')
     print(f'export PATH={shlex.quote(str(cloud.settings.venv))}/bin:"$PATH"')

@@ -193,6 +193,8 @@ class Ceph:
                 'osd data': self.dir / 'osd.$id',
                 'osd objectstore': self.settings.objectstore,
                 'osd memory target': 1 * GIB,
+                # As under systemd: Debian 13 has a relative "osd class dir".
+                'chdir': '/',
                 # A memstore keeps its data over a stop only if the OSD
                 # takes the time to write it down.
                 'osd fast shutdown': 'false',

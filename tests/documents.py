@@ -1,0 +1,82 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the documentation says: examples, messages and commands in it."""
+
+import pathlib
+import re
+
+from docutils import core
+from docutils import nodes
+from docutils.parsers import rst
+from docutils.parsers.rst import directives
+from docutils.parsers.rst import roles
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted(
+    [ROOT / 'README.rst', ROOT / 'CONTRIBUTING.rst',
+     *(ROOT / 'contrib').rglob('*.rst'),
+     *(path for path in (ROOT / 'doc' / 'source').rglob('*.rst'))])
+
+
+class _Ignored(rst.Directive):
+    """A directive that Sphinx knows and docutils does not."""
+
+    has_content = True
+    optional_arguments = 10
+    option_spec = dict.fromkeys((
+        'maxdepth', 'config-file', 'language'), directives.unchanged)
+
+    def run(self):
+        found = nodes.container()
+        if self.name == 'glossary':
+            self.state.nested_parse(self.content, self.content_offset, found)
+        return [found]
+
+
+for _name in ('toctree', 'show-options', 'literalinclude', 'glossary'):
+    directives.register_directive(_name, _Ignored)
+roles.register_generic_role('doc', nodes.emphasis)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def tree(path):
+    return core.publish_doctree(
+        path.read_text(), source_path=str(path),
+        settings_overrides={'halt_level': 2})
+
+
+def blocks(path):
+    """[(language, text)] of what a page shows word for word."""
+    found = []
+    for block in tree(path).findall(nodes.literal_block):
+        language = [word for word in block['classes'] if word != 'code']
+        found.append((language[0] if language else None, block.astext()))
+    return found
+
+
+def commands(path):
+    """The commands that a page says to type, without what they print."""
+    typed = []
+    for language, text in blocks(path):
+        if language == 'console':
+            text = re.sub(r'\\\n\s*', '', text)
+            typed += re.findall(r'(?m)^\$ (.+)$', text)
+    return typed
+
+
+def words(path):
+    """All text of a page, with single spaces."""
+    return re.sub(r'\s+', ' ', tree(path).astext())
