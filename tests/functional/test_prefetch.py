@@ -413,7 +413,8 @@ def test_a_full_disk(glance, tmp_path):
         subprocess.run(['umount', cache], check=True)
 
 
-SLOW = {'rate_limit': '4MB'}
+# Slow enough for another agent to start and to end meanwhile.
+SLOW = {'rate_limit': '1MB'}
 
 
 def test_killed_amid_a_fetch(glance, node):

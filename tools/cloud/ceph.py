@@ -199,6 +199,11 @@ class Ceph:
                 # takes the time to write it down.
                 'osd fast shutdown': 'false',
                 'memstore device bytes': 12 * GIB,
+                # A memstore counts what it holds without a lock: with more
+                # than one thread the sum drifts, falls below zero, and the
+                # cluster is full for ever.
+                'osd op num shards': 1,
+                'osd op num threads per shard': 1,
                 'bluestore block size': 24 * GIB,
             },
         }
