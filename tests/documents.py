@@ -67,14 +67,15 @@ def blocks(path):
     return found
 
 
+def typed(text):
+    """The commands in a block, without what they print."""
+    return re.findall(r'(?m)^\$ (.+)$', re.sub(r'\\\n\s*', '', text))
+
+
 def commands(path):
-    """The commands that a page says to type, without what they print."""
-    typed = []
-    for language, text in blocks(path):
-        if language == 'console':
-            text = re.sub(r'\\\n\s*', '', text)
-            typed += re.findall(r'(?m)^\$ (.+)$', text)
-    return typed
+    """The commands that a page says to type."""
+    return [command for language, text in blocks(path)
+            if language == 'console' for command in typed(text)]
 
 
 def words(path):

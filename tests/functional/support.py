@@ -125,6 +125,10 @@ class Service:
         self._images.append(image['id'])
         return image['id']
 
+    def adopt(self, image_id):
+        """Take care of an image that somebody else has created."""
+        self._images.append(image_id)
+
     def stage(self, image_id, path):
         with open(path, 'rb') as f:
             self.api('PUT', f'/v2/images/{image_id}/stage', data=f, headers={

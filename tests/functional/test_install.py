@@ -1,0 +1,206 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""An operator with nothing but the page on installation.
+
+Into the environment of a stock Glance that runs and has images; upgraded;
+and back to stock. Each command is the next one of the page.
+"""
+
+import configparser
+import copy
+from importlib import metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from cloud import glance as service
+from cloud import ini
+import pytest
+
+from tests import documents
+
+INSTALL = documents.ROOT / 'doc' / 'source' / 'install' / 'index.rst'
+NAME = 'glance-conversion-plugins'
+QUIET = ('--quiet', '--disable-pip-version-check')
+
+
+@pytest.fixture(scope='module')
+def wheels(tmp_path_factory):
+    """Two releases; the first one is built from its own source archive."""
+    folder = tmp_path_factory.mktemp('wheels')
+    found = []
+    for version, kinds in ('1.0.0', ()), ('1.0.1', ('--wheel',)):
+        subprocess.run(
+            [sys.executable, '-m', 'build', *kinds, '--outdir', folder,
+             documents.ROOT], check=True, stdout=subprocess.DEVNULL,
+            env=os.environ | {'PBR_VERSION': version})
+        found += folder.glob(f'*-{version}-*.whl')
+    return found
+
+
+class Page:
+    """The commands and the settings of the page, in its order."""
+
+    def __init__(self, venv, wheels, environment, folder):
+        self._steps = [
+            (language, step)
+            for language, text in documents.blocks(INSTALL)
+            for step in (documents.typed(text) if language == 'console'
+                         else [text])]
+        self._outputs = dict(
+            text.partition('\n')[::2]
+            for language, text in documents.blocks(INSTALL)
+            if language == 'console')
+        self._venv = venv
+        self._wheels = iter(wheels)
+        self._environment = environment
+        self._folder = folder
+
+    def type(self, command, status=0):
+        """Do what is next on the page; returns what is printed."""
+        assert self._steps.pop(0) == ('console', command)
+        typed = command.replace('VENV', str(self._venv))
+        if re.search(rf' install .*{NAME}$', command):
+            typed = typed.replace(NAME, str(next(self._wheels)))
+        done = subprocess.run(
+            # The client would take what is not a terminal for an image.
+            ['bash', '-c', f'{typed} <&-'], cwd=self._folder, text=True,
+            env=self._environment, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        assert done.returncode == status, done.stdout + done.stderr
+        for line in self._outputs.get(f'$ {command}', '').splitlines():
+            if label := re.match(r'[a-z_ ]+: ', line):
+                assert f'\n{label[0]}' in f'\n{done.stdout}'
+        return done.stdout
+
+    def settings(self):
+        """The settings that are next, without the paths of the example."""
+        parser = configparser.ConfigParser(interpolation=None,
+                                           default_section='')
+        while self._steps[0][0] == 'ini':
+            parser.read_string(self._steps.pop(0)[1])
+        return {name: {option: value for option, value in section.items()
+                       if not value.startswith('/')}
+                for name, section in parser.items() if section}
+
+    def at_its_end(self):
+        return not self._steps
+
+
+@pytest.fixture
+def site(glance, tmp_path, wheels):
+    """A stock Glance in an environment of its own, not yet made."""
+    cloud = glance.cloud
+    shared = cloud.glance
+    settings = copy.copy(cloud.settings)
+    settings.venv = tmp_path / 'venv'
+    glance.configured_otherwise()
+    cloud.glance = service.Glance(settings, cloud.ceph, cloud.database,
+                                  cloud.keystone.auth_url)
+    yield glance
+    cloud.glance.kill()
+    cloud.glance = shared
+    shared.start()
+    cloud.sections = None
+
+
+@pytest.fixture
+def page(site, tmp_path, wheels, images):
+    shutil.copy(images.qcow2('debian')[0], tmp_path / 'debian.qcow2')
+    cloud = site.cloud
+    venv = cloud.glance.settings.venv
+    return Page(venv, wheels, os.environ | cloud.environ('demo') | {
+        'OS_GLANCE_CONFIG_DIR': str(cloud.glance.config_dir),
+        'PATH': f'{venv}/bin:{cloud.settings.venv}/bin:'
+                f'{os.environ["PATH"]}'}, tmp_path)
+
+
+def stock(venv):
+    return {
+        'DEFAULT': {'enabled_backends': 'ceph:rbd, local:file'},
+        'ceph2': None, 'files': None,
+        'image_import_opts': {'image_import_plugins': "['image_conversion']"},
+        'wsgi': {'python_interpreter': venv / 'bin' / 'python'}}
+
+
+def packages(venv):
+    return set(subprocess.run(
+        [venv / 'bin' / 'pip', *QUIET, 'freeze', '--local'], check=True,
+        stdout=subprocess.PIPE, text=True).stdout.splitlines())
+
+
+def imported(glance, printed):
+    """The image that the client has begun to import, at its end."""
+    image_id = re.search(r'\| id +\| (\S+)', printed)[1]
+    glance.adopt(image_id)
+    assert glance.finish(image_id)['status'] == 'active'
+    return glance.show(image_id)
+
+
+def test_from_stock_to_ours_and_back(site, page, images):
+    glance = site.cloud.glance
+    venv = glance.settings.venv
+    qcow2, raw = images.qcow2('before')
+
+    # Somebody's Glance, with an image.
+    page.type('/usr/bin/python3 -m venv --system-site-packages VENV')
+    subprocess.run([venv / 'bin' / 'pip', *QUIET, 'install',
+                    f"glance=={metadata.version('glance')}", 'PyMySQL',
+                    'uwsgi'],
+                   check=True, stdout=subprocess.DEVNULL)
+    page.type('VENV/bin/pip install --upgrade pyOpenSSL')
+    glance.reconfigure(stock(venv))
+    before = site.imported(qcow2)
+    present = packages(venv)
+
+    page.type(f'VENV/bin/pip install {NAME}')
+    [ours] = packages(venv) - present
+    assert ours.startswith(NAME)
+    assert present < packages(venv)
+    share = venv / 'share' / NAME
+    for path in (documents.ROOT / 'etc').rglob('*.*'):
+        if path.is_file():
+            assert (share / path.relative_to(documents.ROOT / 'etc')
+                    ).read_bytes() == path.read_bytes()
+
+    enabled = ini.merge(stock(venv), page.settings())
+    assert 'sparse_file' in enabled['DEFAULT']['enabled_backends']
+    assert 'image_conversion' not in str(enabled['image_import_opts'])
+    glance.configure(enabled)
+    page.type('glance-conversion-status upgrade check')
+    page.type('glance-conversion-manage inspect debian.qcow2')
+    glance.restart()
+    image = imported(site, page.type(
+        'glance image-create-via-import --disk-format qcow2 '
+        '--container-format bare --file debian.qcow2 --name debian'))
+    assert image['disk_format'] == 'raw'
+    assert site.message(image['id']).startswith('Converted qcow2 to raw')
+
+    page.type(f'VENV/bin/pip install --upgrade {NAME}')
+    assert f'{NAME} @ ' in str(packages(venv) - present)
+    page.type('glance-conversion-status upgrade check')
+
+    glance.reconfigure(stock(venv))
+    page.type('glance-conversion-manage cleanup')
+    page.type(f'VENV/bin/pip uninstall --yes {NAME}')
+    assert page.at_its_end()
+    assert packages(venv) == present
+    assert not (venv / 'share' / NAME).exists()
+    glance.restart()
+    for stored in before, image:
+        assert len(site.api('GET', f"/v2/images/{stored['id']}/file")
+                   ) == stored['size']
+    after = site.imported(qcow2, stores=('ceph', 'local'))
+    assert after['os_hash_value'] == before['os_hash_value']
