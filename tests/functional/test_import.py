@@ -111,7 +111,7 @@ def test_the_real_client(glance, images):
         '--store', 'ceph').stdout
     image_id = [line.split('|')[2].strip() for line in out.splitlines()
                 if line.startswith('| id ')][0]
-    glance._images.append(image_id)
+    glance.adopt(image_id)
     image = glance.finish(image_id)
     assert_stored(glance, image, raw)
     task = glance.task(image_id)

@@ -77,8 +77,7 @@ class Page:
         done = subprocess.run(
             # The client would take what is not a terminal for an image.
             ['bash', '-c', f'{typed} <&-'], cwd=self._folder, text=True,
-            env=self._environment, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)
+            env=self._environment, capture_output=True)
         assert done.returncode == status, done.stdout + done.stderr
         for line in self._outputs.get(f'$ {command}', '').splitlines():
             if label := re.match(r'[a-z_ ]+: ', line):

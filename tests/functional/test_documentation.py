@@ -1,0 +1,117 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Each command that the documentation tells somebody to type is run."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests import documents
+from tests.functional import test_install
+from tests.functional import test_quickstart
+
+WALKED = {test_install.INSTALL, test_quickstart.QUICKSTART}
+PAGES = [path for path in documents.PAGES
+         if path not in WALKED and documents.commands(path)]
+
+# What can not be run here, and what stands for it.
+ELSEWHERE = {
+    'tools/test.sh': 'what runs this test',
+    'tools/test.sh -x tests/unit': 'the same, with arguments for pytest',
+    'tools/demo.sh --boot': 'test_quickstart',
+    'pip install .': 'test_install installs what is built from the same',
+    'cd contrib/kolla': 'tests/contract/test_kolla',
+    'kolla-build --config-file kolla-build.conf glance-api':
+        'tests/contract/test_kolla, up to where an engine would build',
+    'systemctl daemon-reload': 'needs systemd; test_contrib reads the unit',
+    'systemctl enable --now glance-conversion-agent': 'the same',
+}
+# The first words of those that need a container engine. Their arguments are
+# compared with what Kolla has: tests/contract/test_kolla, test_contrib.
+ENGINES = ('docker run ', 'podman build ')
+BENCH = 'tox -e bench -- '
+
+
+@pytest.fixture
+def run(glance, configure, images, tmp_path):
+    """Run a command as an operator does, where an operator would."""
+    configure(DEFAULT={
+        'image_cache_dir': glance.cloud.glance.dir / 'image-cache'})
+    cloud = glance.cloud
+    shutil.copy(images.qcow2('documented')[0], tmp_path / 'debian.qcow2')
+    image_id = glance.imported(images.qcow2('stored')[0])['id']
+    places = {
+        '/etc/glance/metadefs': documents.ROOT / 'etc' / 'metadefs',
+        '/etc/systemd': tmp_path / 'etc' / 'systemd',
+        '/etc/kolla': tmp_path / 'etc' / 'kolla',
+        'IMAGE_ID': image_id,
+        # Nobody reads the old data, for whom it would wait a minute.
+        'sparsify --store': 'sparsify --grace 0 --store',
+        # Unlike our commands it knows no other folder by the environment.
+        'glance-manage': f'glance-manage --config-dir '
+                         f'{cloud.glance.config_dir}'}
+    for folder in ('etc/systemd/system', 'etc/kolla', 'releasenotes/notes'):
+        (tmp_path / folder).mkdir(parents=True)
+    environment = os.environ | cloud.environ('admin') | {
+        'CEPH_CONF': str(cloud.ceph.conf),
+        'OS_GLANCE_CONFIG_DIR': str(cloud.glance.config_dir),
+        'PATH': f'{cloud.settings.venv}/bin:{os.environ["PATH"]}'}
+
+    def run(command, page):
+        command = re.sub('|'.join(places),
+                         lambda found: str(places[found[0]]), command)
+        folder = page.parent if 'contrib' in page.parts else tmp_path
+        done = subprocess.run(['bash', '-c', f'{command} <&-'], cwd=folder,
+                              env=environment, capture_output=True, text=True)
+        # Of the check, 1 is for warnings: a store of this cloud is stock.
+        allowed = {0, 1} if command.startswith(
+            'glance-conversion-status') else {0}
+        assert done.returncode in allowed, done.stdout + done.stderr
+
+    yield run
+    for image in glance.api('GET', '/v2/images')['images']:
+        glance.adopt(image['id'])
+
+
+def read_options(command, monkeypatch):
+    """What would take an hour: that the tool knows the options."""
+    import bench
+    monkeypatch.setattr(sys, 'argv', ['bench.py', *shlex.split(command)])
+    assert bench.options()
+
+
+@pytest.mark.parametrize('page', PAGES, ids=documents.name)
+def test_every_command_works(run, page, monkeypatch):
+    for command in documents.commands(page):
+        if command.startswith(BENCH):
+            read_options(command.removeprefix(BENCH), monkeypatch)
+        elif command not in ELSEWHERE and not command.startswith(ENGINES):
+            run(command, page)
+
+
+def test_what_is_not_run_is_still_in_the_documentation():
+    found = [command for page in documents.PAGES
+             for command in documents.commands(page)]
+    assert set(ELSEWHERE) <= set(found)
+    for start in (*ENGINES, BENCH):
+        assert [command for command in found if command.startswith(start)]
+
+
+def test_a_wrong_command_would_be_found(run):
+    with pytest.raises(AssertionError):
+        run('glance-conversion-manage no-such-command', documents.ROOT / 'x')
