@@ -108,7 +108,11 @@ def stores() -> Result:
         f'Store {store_id} is of type {kind}: images are converted in '
         f'staging and their zeros stored. Let it be {_SPARSE[kind]}; what it '
         'holds stays as it is.' for store_id, kind in backends.items()
-        if kind in _SPARSE]
+        if kind in _SPARSE] + [
+        f'[sparse_store] data_pools names {store_id}, which is no store of '
+        'type sparse_rbd: it has no effect. Correct the name.'
+        for store_id in CONF.sparse_store.data_pools
+        if backends.get(store_id) != 'sparse_rbd']
     return checks.verdict(failures, warnings, ', '.join(
         f'{store_id}:{kind}' for store_id, kind in backends.items()))
 

@@ -72,6 +72,8 @@ def test_a_sound_deployment(commands, glance):
      {'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd, x:sparse_tape'}}),
     ('Types of stores', WARNING, 'Let it be sparse_rbd',
      {'DEFAULT': {'enabled_backends': 'ceph:rbd'}}),
+    ('Types of stores', WARNING, 'data_pools names cehp, which is no store',
+     {'sparse_store': {'data_pools': 'cehp:coded'}}),
     ('Values of options', FAILURE, 'max_concurrent',
      {'conversion': {'max_concurrent': 'many'}}),
     ('Stores', FAILURE, '"profile rbd"',
@@ -90,6 +92,27 @@ def test_each_finding_says_what_to_do(commands, title, result, words,
     found = check(commands, **merged)
     assert found[title][0] == result, found
     assert words in found[title][1]
+
+
+@pytest.mark.parametrize('rights', [
+    'profile rbd-read-only pool=images', 'allow rw pool=images',
+    'profile rbd pool=images2'])
+def test_a_user_of_ceph_that_may_not_write(commands, glance, rights):
+    ceph = glance.cloud.ceph
+    keyring = ceph.dir / 'client.weak.keyring'
+    ceph.run('ceph', 'auth', 'get-or-create', 'client.weak',
+             'mon', 'profile rbd', 'osd', rights, '-o', keyring)
+    try:
+        sections = SOUND | {'ceph': {'rbd_store_user': 'weak'}}
+        result, details = check(commands, **sections)['Stores']
+    finally:
+        ceph.run('ceph', 'auth', 'rm', 'client.weak')
+        keyring.unlink()
+    assert result == FAILURE
+    assert 'Store ceph: ' in details
+    assert 'ermi' in details
+    assert '"profile rbd" for mon, mgr and the pool' in details
+    assert glance.leftovers() == {}
 
 
 def test_leftovers_are_found_and_left(commands, glance):
