@@ -65,11 +65,12 @@ class Node:
         self.cache = image_cache.ImageCache()
         self._driver = self.cache.driver
         self.folder = os.path.join(CONF.image_cache_dir, 'prefetch')
-        os.makedirs(self.folder, mode=0o750, exist_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
         """Hold what only one agent of a node can; says whether it does."""
+        # Not by who only looks, perhaps as another user than Glance's.
+        os.makedirs(self.folder, mode=0o750, exist_ok=True)
         lock = lockutils.external_lock('prefetch', 'glance-conversion-',
                                        self.folder)
         held = lock.acquire(blocking=False)

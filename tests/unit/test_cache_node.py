@@ -63,13 +63,26 @@ def node(request, override, tmp_path):
         if driver.rpartition('.')[2] != request.param:
             pytest.fail('Glance has taken another driver: is there no xattr '
                         'module, or a file system without them?')
-        yield found
+        yield _begun(found)
 
 
 @pytest.fixture
 def sqlite_node(override, tmp_path):
     with _driver('sqlite', override, tmp_path):
-        yield node_.Node()
+        yield _begun(node_.Node())
+
+
+def _begun(node):
+    """A node on which an agent has been at work."""
+    with node.lock():
+        return node
+
+
+def test_who_only_looks_leaves_no_folder(override, tmp_path):
+    with _driver('sqlite', override, tmp_path):
+        node = node_.Node()
+        assert node.entries() == [] and node.queued() == []
+        assert not os.path.exists(node.folder)
 
 
 def _sink(node, pattern=PATTERN):
@@ -332,7 +345,7 @@ def test_a_database_that_is_locked_leaves_nothing_cached(
 def test_an_image_that_could_not_be_recorded_is_not_cached(override,
                                                            tmp_path):
     with _driver('centralized_db', override, tmp_path):
-        node = node_.Node()
+        node = _begun(node_.Node())
         image_id, task_id, sink = _sink(node)
         override('worker_self_reference_url', 'http://unknown')
         with pytest.raises(database.api.exception.NotFound):

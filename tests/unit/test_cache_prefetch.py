@@ -636,6 +636,7 @@ def test_two_agents_do_not_work_at_one_cache(glance):
 def test_what_a_dead_agent_has_left_is_swept_first(glance):
     image_id = glance.add(_content())
     _queue(image_id)
+    os.mkdir(os.path.join(CONF.image_cache_dir, 'prefetch'))
     left = os.path.join(CONF.image_cache_dir, 'prefetch',
                         f'.{image_id}.{uuid.uuid4()}.partial')
     with open(left, 'wb') as file:
