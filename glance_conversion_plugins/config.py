@@ -76,23 +76,25 @@ class Pair(types.ConfigType):
 
 
 CONVERSION_OPTS: list[cfg.Opt] = [
-    cfg.StrOpt('output_format', choices=(
-        'raw', 'qcow2', 'vdi', 'vhd', 'vhdx', 'vmdk'), help="""
+    cfg.StrOpt('output_format', choices=[
+        ('raw', 'the disk itself, as Ceph wants it'),
+        ('qcow2', 'QEMU'), ('vdi', 'VirtualBox'), ('vhd', 'Hyper-V, Xen'),
+        ('vhdx', 'Hyper-V'), ('vmdk', 'VMware')], help="""
 Format that images are converted to.
 
 Unset, it is what ``[image_conversion] output_format`` says, so a deployment
 that names its format there need not name it again. Images go directly into a
 store only where this is ``raw``.
 """),
-    cfg.StrOpt('digests', default='inline', choices=('inline', 'deferred'),
-               help="""
+    cfg.StrOpt('digests', default='inline', choices=[
+        ('inline', 'while the image is written; it becomes active when both '
+         'are known'),
+        ('deferred', 'from the stored data, once the image is active; until '
+         'then they are null')], help="""
 When ``checksum`` and ``os_hash_value`` are computed.
 
-``inline``: while the image is written; it becomes active when both are known.
-``deferred``: the image becomes active as soon as its data is written; both
-follow, computed from the stored data. Until then they are null. An image of
-mostly zeros becomes active several times sooner this way, for digests cover
-every zero.
+An image of mostly zeros becomes active several times sooner with ``deferred``,
+for digests cover every zero.
 """),
     cfg.BoolOpt('legacy_checksum', default=True, help="""
 Whether the md5 ``checksum`` is computed beside ``os_hash_value``.
@@ -105,8 +107,8 @@ by this field alone.
 Largest size that an image may have once converted, as in ``500GB``.
 
 A number of bytes, or one followed by B, KB, MB, GB or TB (powers of 1024).
-Larger images are refused before anything is written. Unset, it is Glance's
-own ``image_size_cap``; where both are set, the smaller one counts.
+Larger images are refused before anything is written. Glance's own
+``image_size_cap``, 1 TiB by default, holds too: to allow more, raise both.
 """),
     cfg.IntOpt('max_expansion', default=200, min=0, help="""
 How many bytes of data an image may hold for each byte that was uploaded.
@@ -117,17 +119,21 @@ upload could fill a store; images of real use seldom shrink to a fiftieth. 0
 allows everything that ``max_virtual_size`` and quotas do.
 """),
     cfg.StrOpt('qcow2_compression', default='none',
-               choices=('none', 'zlib', 'zstd'), help="""
+               choices=[('none', 'not at all'),
+                        ('zlib', 'as every qemu reads it'),
+                        ('zstd', 'faster; for qemu 5.1 and newer')],
+               help="""
 How the clusters of an image are compressed that is converted to qcow2.
 
 Compressed images take less room in the store and on its way to it, and more
-CPU time on each read; only qemu 5.1 and newer read ``zstd``.
+CPU time on each read.
 """),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 
 Others wait; their tasks say so. Each conversion uses up to two cores for
-digests, part of one for decoding, and up to 150 MiB of memory.
+digests, part of one for decoding, and up to 160 MiB of memory. Processes count
+together if they share ``[oslo_concurrency] lock_path``.
 """),
 ]
 
@@ -247,8 +253,9 @@ def check(conf: cfg.ConfigOpts, *groups: str) -> None:
     :param groups: which to look at; all, if none is given
     :raises cfg.Error: if one is wrong; it names the option
     """
-    for group, opts in list_opts():
-        for opt in opts if not groups or group in groups else ():
+    ours = dict(list_opts())
+    for group in groups or ours:
+        for opt in ours[group]:
             getattr(conf[group], opt.dest)
 
 

@@ -101,6 +101,11 @@ class Progress:
             return self._done, self.written
 
     @property
+    def phase(self) -> str:
+        with self._lock:
+            return self._phase
+
+    @property
     def fraction(self) -> float | None:
         """How much of the phase is done, from 0 to 1, if that is known."""
         with self._lock:
@@ -115,12 +120,13 @@ class Progress:
             spent = self._now() - self._since
             if not self._total:
                 return f'{self._phase}, {duration(spent)} so far'
+            # What is read again, from another location, counts again.
+            done = min(self._done, self._total)
             written = (f', {amount(self.written)} written'
                        if self.written else '')
-            text = (f'{self._phase}: {100 * self._done // self._total}% '
-                    f'({amount(self._done)} of {amount(self._total)}'
-                    f'{written})')
-            if not self._done:
+            text = (f'{self._phase}: {100 * done // self._total}% '
+                    f'({amount(done)} of {amount(self._total)}{written})')
+            if not done:
                 return f'{text}, {duration(spent)} so far'
-            left = spent * (self._total - self._done) / self._done
+            left = spent * (self._total - done) / done
             return f'{text}, about {duration(left)} left'

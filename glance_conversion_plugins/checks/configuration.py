@@ -102,7 +102,8 @@ def stores() -> Result:
             'staging. Set it, as in ceph:sparse_rbd.'], '')
     failures = [
         f'Store {store_id} is of type {kind}, which is not installed here: '
-        'Glance will not start.' for store_id, kind in backends.items()
+        'Glance leaves the store out, and does not start if it is the '
+        'default.' for store_id, kind in backends.items()
         if not metadata.entry_points(group='glance_store.drivers', name=kind)]
     warnings = [
         f'Store {store_id} is of type {kind}: images are converted in '

@@ -13,7 +13,7 @@
 """What a command says while it works."""
 
 from collections.abc import Callable
-import shutil
+import os
 import sys
 import threading
 from types import TracebackType
@@ -69,7 +69,9 @@ class Display:
                 step()
 
     def _draw(self) -> None:
-        line = bar(self.progress, shutil.get_terminal_size().columns)
+        # Not shutil's, which looks at stdout; 0 if the terminal does not say.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        line = bar(self.progress, columns)
         print(_CLEAR + line, end='', file=sys.stderr, flush=True)
 
     def _log(self) -> None:

@@ -196,15 +196,18 @@ def _carry_out(shown: display.Display,
                dry_run: bool, verb: str, nothing: str) -> int:
     """Do one thing after the other; returns 1 if one of them failed."""
     failed, what = False, None
+    looking = shown.progress.phase
     for what, remedy in found:
         shown.say(f'would {verb}e {what}' if dry_run else f'{verb}ing {what}')
         try:
             if not dry_run:
+                shown.progress.enter(f'{verb.capitalize()}ing {what}')
                 remedy()
         except Exception as e:
             LOG.exception('Failed: %s', what)
             shown.say(f'  failed: {e}')
             failed = True
+        shown.progress.enter(looking)
     if what is None:
         shown.say(nothing)
     return int(failed)

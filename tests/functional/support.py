@@ -281,7 +281,8 @@ class Service:
         found = {pool: self.stored(pool) for pool in self.cloud.ceph.pools}
         found['staging'] = self.staged()
         for folder in ('files', 'images'):
-            found[folder] = os.listdir(self.cloud.glance.dir / folder)
+            # A pool has such a name too.
+            found[f'{folder}/'] = os.listdir(self.cloud.glance.dir / folder)
         found['processes'] = self.qemu_processes()
         return {kind: things for kind, things in found.items() if things}
 
