@@ -59,7 +59,7 @@ def import_plugins() -> Result:
         if error := _load_error(name):
             failures.append(
                 f'The import plugin {name} does not load ({error}); Glance '
-                'skips it without a word. Install it into the environment of '
+                'skips it. Install it into the environment of '
                 'Glance, or take it out of image_import_plugins.')
     ours = [name for name in named if name in _OURS]
     if not ours:

@@ -43,7 +43,7 @@ ELSEWHERE = {
 }
 # The first words of those that need a container engine. Their arguments are
 # compared with what Kolla has: tests/contract/test_kolla, test_contrib.
-ENGINES = ('docker run ', 'podman build ')
+ENGINES = ('docker run ', 'docker exec ', 'podman build ')
 BENCH = 'tox -e bench -- '
 
 
@@ -56,16 +56,17 @@ def run(glance, configure, images, tmp_path):
     shutil.copy(images.qcow2('documented')[0], tmp_path / 'debian.qcow2')
     image_id = glance.imported(images.qcow2('stored')[0])['id']
     places = {
-        '/etc/glance/metadefs': documents.ROOT / 'etc' / 'metadefs',
-        '/etc/systemd': tmp_path / 'etc' / 'systemd',
-        '/etc/kolla': tmp_path / 'etc' / 'kolla',
+        # Where an installation that is not editable has it.
+        'VENV/share/glance-conversion-plugins': documents.ROOT / 'etc',
+        '/etc': tmp_path / 'etc',
         'IMAGE_ID': image_id,
         # Nobody reads the old data, for whom it would wait a minute.
         'sparsify --store': 'sparsify --grace 0 --store',
         # Unlike our commands it knows no other folder by the environment.
         'glance-manage': f'glance-manage --config-dir '
                          f'{cloud.glance.config_dir}'}
-    for folder in ('etc/systemd/system', 'etc/kolla', 'releasenotes/notes'):
+    for folder in ('etc/glance', 'etc/cron.d', 'etc/kolla',
+                   'etc/systemd/system', 'releasenotes/notes'):
         (tmp_path / folder).mkdir(parents=True)
     environment = os.environ | {
         'CEPH_CONF': str(cloud.ceph.conf),

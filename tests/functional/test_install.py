@@ -24,6 +24,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import uuid
+import zipfile
 
 from cloud import glance as service
 from cloud import ini
@@ -37,23 +40,35 @@ QUIET = ('--quiet', '--disable-pip-version-check')
 
 
 @pytest.fixture(scope='module')
-def wheels(tmp_path_factory):
-    """Two releases; the first one is built from its own source archive."""
-    folder = tmp_path_factory.mktemp('wheels')
-    found = []
-    for version, kinds in ('1.0.0', ()), ('1.0.1', ('--wheel',)):
+def sources(tmp_path_factory):
+    """What the source archives of two releases hold."""
+    folder = tmp_path_factory.mktemp('sources')
+    for version in '1.0.0', '1.0.1':
         subprocess.run(
-            [sys.executable, '-m', 'build', *kinds, '--outdir', folder,
+            [sys.executable, '-m', 'build', '--sdist', '--outdir', folder,
              documents.ROOT], check=True, stdout=subprocess.DEVNULL,
             env=os.environ | {'PBR_VERSION': version})
-        found += folder.glob(f'*-{version}-*.whl')
-    return found
+    for path in folder.glob('*.tar.gz'):
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter='data')
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_a_wheel_holds_the_samples_too(sources, tmp_path):
+    subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir',
+                    tmp_path, sources[0]], check=True,
+                   stdout=subprocess.DEVNULL)
+    [wheel] = tmp_path.glob('*-1.0.0-py3-none-any.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    assert 'glance_conversion_plugins/flows.py' in names
+    assert [name for name in names if name.endswith(
+        f'data/share/{NAME}/glance-image-import.conf.sample')]
 
 
 class Page:
     """The commands and the settings of the page, in its order."""
 
-    def __init__(self, venv, wheels, environment, folder):
+    def __init__(self, venv, sources, environment, folder):
         self._steps = [
             (language, step)
             for language, text in documents.blocks(INSTALL)
@@ -64,7 +79,7 @@ class Page:
             for language, text in documents.blocks(INSTALL)
             if language == 'console')
         self._venv = venv
-        self._wheels = iter(wheels)
+        self._sources = iter(sources)
         self._environment = environment
         self._folder = folder
 
@@ -72,11 +87,11 @@ class Page:
         """Do what is next on the page; returns what is printed."""
         assert self._steps.pop(0) == ('console', command)
         typed = command.replace('VENV', str(self._venv))
-        if re.search(rf' install .*{NAME}$', command):
-            typed = typed.replace(NAME, str(next(self._wheels)))
+        folder = (next(self._sources) if command.endswith(' .')
+                  else self._folder)
         done = subprocess.run(
             # The client would take what is not a terminal for an image.
-            ['bash', '-c', f'{typed} <&-'], cwd=self._folder, text=True,
+            ['bash', '-c', f'{typed} <&-'], cwd=folder, text=True,
             env=self._environment, capture_output=True)
         assert done.returncode == status, done.stdout + done.stderr
         for line in self._outputs.get(f'$ {command}', '').splitlines():
@@ -99,7 +114,7 @@ class Page:
 
 
 @pytest.fixture
-def site(glance, tmp_path, wheels):
+def site(glance, tmp_path):
     """A stock Glance in an environment of its own, not yet made."""
     cloud = glance.cloud
     shared = cloud.glance
@@ -116,11 +131,11 @@ def site(glance, tmp_path, wheels):
 
 
 @pytest.fixture
-def page(site, tmp_path, wheels, images):
+def page(site, tmp_path, sources, images):
     shutil.copy(images.qcow2('debian')[0], tmp_path / 'debian.qcow2')
     cloud = site.cloud
     venv = cloud.glance.settings.venv
-    return Page(venv, wheels, os.environ | cloud.environ('demo') | {
+    return Page(venv, sources, os.environ | cloud.environ('demo') | {
         'OS_GLANCE_CONFIG_DIR': str(cloud.glance.config_dir),
         'PATH': f'{venv}/bin:{cloud.settings.venv}/bin:'
                 f'{os.environ["PATH"]}'}, tmp_path)
@@ -164,7 +179,7 @@ def test_from_stock_to_ours_and_back(site, page, images):
     before = site.imported(qcow2)
     present = packages(venv)
 
-    page.type(f'VENV/bin/pip install {NAME}')
+    page.type('VENV/bin/pip install .')
     [ours] = packages(venv) - present
     assert ours.startswith(NAME)
     assert present < packages(venv)
@@ -187,12 +202,22 @@ def test_from_stock_to_ours_and_back(site, page, images):
     assert image['disk_format'] == 'raw'
     assert site.message(image['id']).startswith('Converted qcow2 to raw')
 
-    page.type(f'VENV/bin/pip install --upgrade {NAME}')
-    assert f'{NAME} @ ' in str(packages(venv) - present)
+    page.type('VENV/bin/pip install --upgrade .')
+    [upgraded] = packages(venv) - present
+    assert upgraded != ours
     page.type('glance-conversion-status upgrade check')
 
-    glance.reconfigure(stock(venv))
+    glance.restart()
+
+    # Back, although something is left over.
+    left = f"{before['id']}.{uuid.uuid4()}.partial"
+    site.rbd('create', '--size', '1M', f'images/{left}')
+    glance.reconfigure(ini.merge(enabled, {
+        'image_import_opts': stock(venv)['image_import_opts']}))
+    page.type('glance-conversion-manage digests')
     page.type('glance-conversion-manage cleanup')
+    assert left not in site.stored()
+    glance.reconfigure(stock(venv))
     page.type(f'VENV/bin/pip uninstall --yes {NAME}')
     assert page.at_its_end()
     assert packages(venv) == present
