@@ -96,7 +96,7 @@ def test_kill_at_a_random_point(glance, images, stores, seed):
     # What Glance's own upload into a stock store leaves is not ours.
     support.wait_for(
         lambda: {kind: things for kind, things in glance.present().items()
-                 if kind != 'images'} in ({}, {'staging': [image_id]}),
+                 if kind != 'images/'} in ({}, {'staging': [image_id]}),
         20, what=glance.present)
     if image['status'] == 'queued':
         assert image['disk_format'] == 'qcow2'

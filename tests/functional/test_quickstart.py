@@ -46,8 +46,10 @@ def script():
     """All commands of the page, one after the other."""
     yield 'set -ex'
     for command in documents.commands(QUICKSTART):
-        yield (command.replace(' .venv ', f' {sys.prefix} ')
-               + f' || test $? = {STATUS.get(command, 0)}')
+        command = command.replace(' .venv ', f' {sys.prefix} ')
+        status = STATUS.get(command)
+        yield (f'status=0; {command} || status=$?; test $status = {status}'
+               if status else command)
 
 
 def pattern(line):

@@ -31,6 +31,7 @@ from glance_conversion_plugins.cache import fetching
 from glance_conversion_plugins.cache import prefetch
 from glance_conversion_plugins.cache import status
 from glance_conversion_plugins import errors
+from glance_conversion_plugins import progress
 from glance_conversion_plugins import records
 from tests.contract import images
 from tests.unit import caches
@@ -631,6 +632,16 @@ def test_two_agents_do_not_work_at_one_cache(glance):
         child.stdin.close()
         assert child.wait(30) == 0
     assert _results(_run()) == [(image_id, 'fetched')]
+
+
+def test_the_progress_is_that_of_all_that_is_fetched(glance):
+    for _ in range(2):
+        _queue(glance.add(_content()))
+    said = progress.Progress()
+    assert len(list(prefetch.Prefetch(progress=said).run())) == 2
+    assert said.phase == 'Fetching'
+    assert said.position()[0] == 2 * len(_content())
+    assert said.fraction == 1
 
 
 def test_what_a_dead_agent_has_left_is_swept_first(glance):

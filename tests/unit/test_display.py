@@ -16,11 +16,13 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import textwrap
 
 import pytest
 
 from glance_conversion_plugins.cmd import display
+from glance_conversion_plugins.cmd import manage
 from glance_conversion_plugins import progress
 
 CLEAR = '\r\x1b[K'
@@ -57,6 +59,7 @@ def at(done, total=100):
 def test_a_bar_is_as_long_as_what_is_done(done, drawn):
     line = display.bar(at(done), 200)
     assert line == f'  [{drawn}] {at(done)}'
+    assert f' {min(done, 100)}% ({min(done, 100)} B of 100 B), ' in line
 
 
 def test_without_a_total_there_are_words_only():
@@ -73,13 +76,16 @@ def test_a_bar_never_fills_its_line(columns):
 def run(quiet, **streams):
     done = subprocess.run(
         [sys.executable, '-c', PROGRAM.format(quiet=quiet)], check=True,
-        text=True, stdout=subprocess.PIPE, env=dict(os.environ,
-                                                    COLUMNS='70'), **streams)
+        text=True, stdout=subprocess.PIPE, **streams)
     return done.stdout
 
 
-def test_a_terminal_gets_a_bar_that_is_gone_at_the_end():
+@pytest.mark.parametrize('columns, drawn_columns', [
+    (60, 59), (200, 73), (0, 73)])
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(columns,
+                                                       drawn_columns):
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
     try:
         assert run(True, stderr=theirs) == 'half of it\n'
         os.close(theirs)
@@ -88,8 +94,22 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end():
         os.close(ours)
     drawn = shown.split(CLEAR)
     assert drawn[1].startswith('  [##########----------] Copying: 50% (100 ')
-    assert len(drawn[1]) < 70
+    assert len(drawn[1]) <= drawn_columns
     assert drawn[-1] == ''
+
+
+def test_what_is_done_about_a_finding_is_said_meanwhile(capsys):
+    phases = []
+    with display.Display(quiet=True) as shown:
+        shown.progress.enter('Looking')
+
+        def found():
+            for name in 'ab':
+                phases.append(shown.progress.phase)
+                yield name, lambda: phases.append(shown.progress.phase)
+        assert manage._carry_out(shown, found(), False, 'remov', '-') == 0
+    assert phases == ['Looking', 'Removing a', 'Looking', 'Removing b']
+    assert capsys.readouterr().out == 'removing a\nremoving b\n'
 
 
 def test_a_log_gets_lines():
