@@ -185,6 +185,8 @@ class Ceph:
                 'mon cluster log file': root / 'log' / 'ceph.log',
                 'mon allow pool size one': 'true',
                 'mon warn on pool no redundancy': 'false',
+                # radosgw makes pools of its own.
+                'mon max pg per osd': 500,
                 'mon data avail warn': 5,
                 'mon data avail crit': 1,
             },
