@@ -24,7 +24,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import uuid
 import zipfile
 
@@ -49,8 +48,7 @@ def sources(tmp_path_factory):
              documents.ROOT], check=True, stdout=subprocess.DEVNULL,
             env=os.environ | {'PBR_VERSION': version})
     for path in folder.glob('*.tar.gz'):
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter='data')
+        shutil.unpack_archive(path, folder)
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
@@ -72,6 +70,7 @@ class Page:
         self._steps = [
             (language, step)
             for language, text in documents.blocks(INSTALL)
+            if language in ('console', 'ini')
             for step in (documents.typed(text) if language == 'console'
                          else [text])]
         self._outputs = dict(
