@@ -93,8 +93,8 @@ store only where this is ``raw``.
          'then they are null')], help="""
 When ``checksum`` and ``os_hash_value`` are computed.
 
-An image of mostly zeros becomes active several times sooner with ``deferred``,
-for digests cover every zero.
+With ``deferred``, an image of mostly zeros becomes active several times
+sooner, for digests cover every zero.
 """),
     cfg.BoolOpt('legacy_checksum', default=True, help="""
 Whether the md5 ``checksum`` is computed beside ``os_hash_value``.
@@ -132,8 +132,8 @@ CPU time on each read.
 How many images one node converts at once, over all processes of its Glance.
 
 Others wait; their tasks say so. Each conversion uses up to two cores for
-digests, part of one for decoding, and up to 160 MiB of memory. Processes count
-together if they share ``[oslo_concurrency] lock_path``.
+digests, part of one for decoding, and up to 160 MiB of memory. Processes
+count together if they share ``[oslo_concurrency] lock_path``.
 """),
 ]
 
