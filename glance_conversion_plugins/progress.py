@@ -101,15 +101,14 @@ class Progress:
             return self._done, self.written
 
     @property
-    def phase(self) -> str:
-        with self._lock:
-            return self._phase
-
-    @property
     def fraction(self) -> float | None:
         """How much of the phase is done, from 0 to 1, if that is known."""
         with self._lock:
-            return min(self._done / self._total, 1) if self._total else None
+            return self._reached() / self._total if self._total else None
+
+    def _reached(self) -> int:
+        """What is read again, from another location, counts again."""
+        return min(self._done, self._total)
 
     @property
     def elapsed(self) -> float:
@@ -120,8 +119,7 @@ class Progress:
             spent = self._now() - self._since
             if not self._total:
                 return f'{self._phase}, {duration(spent)} so far'
-            # What is read again, from another location, counts again.
-            done = min(self._done, self._total)
+            done = self._reached()
             written = (f', {amount(self.written)} written'
                        if self.written else '')
             text = (f'{self._phase}: {100 * done // self._total}% '

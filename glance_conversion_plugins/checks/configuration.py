@@ -59,8 +59,8 @@ def import_plugins() -> Result:
         if error := _load_error(name):
             failures.append(
                 f'The import plugin {name} does not load ({error}); Glance '
-                'skips it. Install it into the environment of '
-                'Glance, or take it out of image_import_plugins.')
+                'skips it. Install it into the environment of Glance, or '
+                'take it out of image_import_plugins.')
     ours = [name for name in named if name in _OURS]
     if not ours:
         warnings.append(

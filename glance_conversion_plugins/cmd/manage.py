@@ -111,23 +111,21 @@ def cleanup_(args: Any) -> int:
     """Find and remove what dead imports have left."""
     from glance_conversion_plugins import cleanup
     with display.Display() as shown:
-        shown.progress.enter('Looking for what dead imports have left')
         found = ((finding.what, finding.remedy)
                  for finding in cleanup.find(args.dead_after))
-        return _carry_out(shown, found, args.dry_run, 'remov',
-                          'nothing to remove')
+        return _carry_out(shown, 'Looking for what dead imports have left',
+                          found, args.dry_run, 'remov')
 
 
 def digests_(args: Any) -> int:
     """Compute digests that interrupted processes still owe."""
     from glance_conversion_plugins import deferred
     with display.Display() as shown:
-        shown.progress.enter('Looking for images without digests')
         found = ((f'digests of image {image_id}', functools.partial(
             deferred.catch_up, image_id, progress=shown.progress))
             for image_id in deferred.without_digests())
-        return _carry_out(shown, found, args.dry_run, 'comput',
-                          'nothing to compute')
+        return _carry_out(shown, 'Looking for images without digests',
+                          found, args.dry_run, 'comput')
 
 
 def sparsify_(args: Any) -> int:
@@ -191,12 +189,12 @@ def _forget_replaced(grace: float) -> bool:
     return not left
 
 
-def _carry_out(shown: display.Display,
+def _carry_out(shown: display.Display, looking: str,
                found: Iterable[tuple[str, Callable[[], object]]],
-               dry_run: bool, verb: str, nothing: str) -> int:
+               dry_run: bool, verb: str) -> int:
     """Do one thing after the other; returns 1 if one of them failed."""
     failed, what = False, None
-    looking = shown.progress.phase
+    shown.progress.enter(looking)
     for what, remedy in found:
         shown.say(f'would {verb}e {what}' if dry_run else f'{verb}ing {what}')
         try:
@@ -209,7 +207,7 @@ def _carry_out(shown: display.Display,
             failed = True
         shown.progress.enter(looking)
     if what is None:
-        shown.say(nothing)
+        shown.say(f'nothing to {verb}e')
     return int(failed)
 
 

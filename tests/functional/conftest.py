@@ -39,6 +39,15 @@ ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
 PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 200 * WORKER
 
 
+def fresh_cloud(root, base_port):
+    """A cloud that is not up, in place of what a dead run has left."""
+    Cloud(root, sys.prefix, base_port=base_port).destroy()
+    shutil.rmtree(root, ignore_errors=True)
+    cloud = Cloud(root, sys.prefix, base_port=base_port)
+    cloud.settings.save()
+    return cloud
+
+
 @pytest.fixture(scope='session')
 def cloud():
     """A fresh cloud, destroyed at the end.
@@ -47,10 +56,7 @@ def cloud():
     With another GLANCE_TEST_CLOUD_DIR and GLANCE_TEST_PORT the tests can run
     beside others on the same machine.
     """
-    cloud = Cloud(ROOT, sys.prefix, base_port=PORT)
-    cloud.destroy()
-    shutil.rmtree(ROOT, ignore_errors=True)
-    cloud = Cloud(ROOT, sys.prefix, base_port=PORT)
+    cloud = fresh_cloud(ROOT, PORT)
     cloud.up()
     cloud.sections = {}
     yield cloud

@@ -17,6 +17,7 @@ import hashlib
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import time
@@ -125,9 +126,15 @@ class Service:
         self._images.append(image['id'])
         return image['id']
 
-    def adopt(self, image_id):
-        """Take care of an image that somebody else has created."""
+    def adopt(self, printed):
+        """Take care of the image that the client has created.
+
+        :param printed: what it has printed
+        :returns: the image's id
+        """
+        image_id = re.search(r'\| id +\| (\S+)', printed)[1]
         self._images.append(image_id)
+        return image_id
 
     def stage(self, image_id, path):
         with open(path, 'rb') as f:

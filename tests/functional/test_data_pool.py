@@ -12,10 +12,7 @@
 """Images whose data is in another pool than their names."""
 
 import hashlib
-import shutil
-import sys
 
-from cloud import Cloud
 import pytest
 
 from glance_conversion_plugins import ceph
@@ -54,10 +51,7 @@ def test_uploads_and_imports_use_the_data_pool(glance, configure, images):
 @pytest.fixture
 def erasure_coded():
     """A cluster of three OSDs with an erasure-coded pool."""
-    root = f'{conftest.ROOT}-ec'
-    shutil.rmtree(root, ignore_errors=True)
-    cloud = Cloud(root, sys.prefix, base_port=conftest.PORT + 100)
-    cloud.settings.save()
+    cloud = conftest.fresh_cloud(f'{conftest.ROOT}-ec', conftest.PORT + 100)
     try:
         found = cloud.ceph
         found.up()

@@ -109,9 +109,7 @@ def test_the_real_client(glance, images):
         'image-create-via-import', '--disk-format', 'qcow2',
         '--container-format', 'bare', '--name', 'client', '--file', qcow2,
         '--store', 'ceph').stdout
-    image_id = [line.split('|')[2].strip() for line in out.splitlines()
-                if line.startswith('| id ')][0]
-    glance.adopt(image_id)
+    image_id = glance.adopt(out)
     image = glance.finish(image_id)
     assert_stored(glance, image, raw)
     task = glance.task(image_id)

@@ -18,6 +18,7 @@ and back to stock. Each command is the next one of the page.
 
 import configparser
 import copy
+import hashlib
 from importlib import metadata
 import os
 import re
@@ -149,67 +150,59 @@ def stock(venv):
 
 
 def packages(venv):
+    """{name==version} of what is in the environment itself."""
     return set(subprocess.run(
-        [venv / 'bin' / 'pip', *QUIET, 'freeze', '--local'], check=True,
+        [venv / 'bin' / 'pip', '--disable-pip-version-check', 'list',
+         '--format', 'freeze', '--local'], check=True,
         stdout=subprocess.PIPE, text=True).stdout.splitlines())
 
 
-def imported(glance, printed):
-    """The image that the client has begun to import, at its end."""
-    image_id = re.search(r'\| id +\| (\S+)', printed)[1]
-    glance.adopt(image_id)
-    assert glance.finish(image_id)['status'] == 'active'
-    return glance.show(image_id)
+def assert_samples(venv):
+    etc, share = documents.ROOT / 'etc', venv / 'share' / NAME
+    for path in etc.rglob('*.*'):
+        if path.is_file():
+            assert (share / path.relative_to(etc)).read_bytes() == (
+                path.read_bytes())
 
 
-def test_from_stock_to_ours_and_back(site, page, images):
-    glance = site.cloud.glance
-    venv = glance.settings.venv
-    qcow2, raw = images.qcow2('before')
-
-    # Somebody's Glance, with an image.
+def somebodys_glance(site, page, qcow2):
+    """It runs, and has an image, which is returned."""
+    venv = site.cloud.glance.settings.venv
     page.type('/usr/bin/python3 -m venv --system-site-packages VENV')
     subprocess.run([venv / 'bin' / 'pip', *QUIET, 'install',
                     f"glance=={metadata.version('glance')}", 'PyMySQL',
                     'uwsgi'],
                    check=True, stdout=subprocess.DEVNULL)
     page.type('VENV/bin/pip install --upgrade pyOpenSSL')
-    glance.reconfigure(stock(venv))
-    before = site.imported(qcow2)
-    present = packages(venv)
+    site.cloud.glance.reconfigure(stock(venv))
+    return site.imported(qcow2)
 
-    page.type('VENV/bin/pip install .')
-    [ours] = packages(venv) - present
-    assert ours.startswith(NAME)
-    assert present < packages(venv)
-    share = venv / 'share' / NAME
-    for path in (documents.ROOT / 'etc').rglob('*.*'):
-        if path.is_file():
-            assert (share / path.relative_to(documents.ROOT / 'etc')
-                    ).read_bytes() == path.read_bytes()
 
-    enabled = ini.merge(stock(venv), page.settings())
+def enable(site, page):
+    """Returns the settings, and an image that was imported with them."""
+    glance = site.cloud.glance
+    enabled = ini.merge(stock(glance.settings.venv), page.settings())
     assert 'sparse_file' in enabled['DEFAULT']['enabled_backends']
     assert 'image_conversion' not in str(enabled['image_import_opts'])
     glance.configure(enabled)
     page.type('glance-conversion-status upgrade check')
     page.type('glance-conversion-manage inspect debian.qcow2')
     glance.restart()
-    image = imported(site, page.type(
+    image_id = site.adopt(page.type(
         'glance image-create-via-import --disk-format qcow2 '
         '--container-format bare --file debian.qcow2 --name debian'))
+    image = site.finish(image_id)
+    assert image['status'] == 'active'
     assert image['disk_format'] == 'raw'
-    assert site.message(image['id']).startswith('Converted qcow2 to raw')
+    assert site.message(image_id).startswith('Converted qcow2 to raw')
+    return enabled, image
 
-    page.type('VENV/bin/pip install --upgrade .')
-    [upgraded] = packages(venv) - present
-    assert upgraded != ours
-    page.type('glance-conversion-status upgrade check')
 
-    glance.restart()
-
-    # Back, although something is left over.
-    left = f"{before['id']}.{uuid.uuid4()}.partial"
+def go_back(site, page, enabled, image):
+    """Although something of an import is left over."""
+    glance = site.cloud.glance
+    venv = glance.settings.venv
+    left = f"{image['id']}.{uuid.uuid4()}.partial"
     site.rbd('create', '--size', '1M', f'images/{left}')
     glance.reconfigure(ini.merge(enabled, {
         'image_import_opts': stock(venv)['image_import_opts']}))
@@ -218,12 +211,30 @@ def test_from_stock_to_ours_and_back(site, page, images):
     assert left not in site.stored()
     glance.reconfigure(stock(venv))
     page.type(f'VENV/bin/pip uninstall --yes {NAME}')
+    glance.restart()
+
+
+def test_from_stock_to_ours_and_back(site, page, images):
+    venv = site.cloud.glance.settings.venv
+    qcow2, _ = images.qcow2('before')
+    before = somebodys_glance(site, page, qcow2)
+    present = packages(venv)
+
+    page.type('VENV/bin/pip install .')
+    assert packages(venv) == present | {f'{NAME}==1.0.0'}
+    assert_samples(venv)
+    enabled, image = enable(site, page)
+
+    page.type('VENV/bin/pip install --upgrade .')
+    assert packages(venv) == present | {f'{NAME}==1.0.1'}
+    page.type('glance-conversion-status upgrade check')
+
+    go_back(site, page, enabled, before)
     assert page.at_its_end()
     assert packages(venv) == present
     assert not (venv / 'share' / NAME).exists()
-    glance.restart()
     for stored in before, image:
-        assert len(site.api('GET', f"/v2/images/{stored['id']}/file")
-                   ) == stored['size']
+        data = site.api('GET', f"/v2/images/{stored['id']}/file")
+        assert hashlib.sha512(data).hexdigest() == stored['os_hash_value']
     after = site.imported(qcow2, stores=('ceph', 'local'))
     assert after['os_hash_value'] == before['os_hash_value']

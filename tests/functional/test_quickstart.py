@@ -14,11 +14,9 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
-from cloud import settings
 import pytest
 
 from tests import documents
@@ -32,14 +30,11 @@ STATUS = {'glance-conversion-status upgrade check': 1}
 @pytest.fixture
 def environment():
     """A place and ports of its own; all else is as for a newcomer."""
-    root = f'{conftest.ROOT}-quickstart'
-    shutil.rmtree(root, ignore_errors=True)
-    settings.Settings(root, sys.prefix, conftest.PORT + 100).save()
-    found = os.environ | {'GLANCE_CLOUD_DIR': root, 'VENV': sys.prefix}
-    yield found
-    if os.path.exists(root):
-        subprocess.run(['tools/demo.sh', '--down'], cwd=documents.ROOT,
-                       env=found, check=True)
+    cloud = conftest.fresh_cloud(f'{conftest.ROOT}-quickstart',
+                                 conftest.PORT + 100)
+    yield os.environ | {'GLANCE_CLOUD_DIR': str(cloud.root),
+                        'VENV': sys.prefix}
+    cloud.destroy()
 
 
 def script():
