@@ -11,3 +11,8 @@
 #    under the License.
 
 """Commands for operators."""
+
+import warnings
+
+# Some library below Glance greets everyone with this, on stderr.
+warnings.filterwarnings('ignore', '(?s).*Eventlet is deprecated')

@@ -28,14 +28,16 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Any
 
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from glance_conversion_plugins import cancel
 from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.maintenance import agent
+from glance_conversion_plugins.maintenance import metrics
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -61,8 +63,6 @@ def _return_memory() -> None:
 
 
 def _run_once() -> int:
-    from glance_conversion_plugins import agent
-    from glance_conversion_plugins import cancel
     status, stop = 0, cancel.Cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -87,12 +87,11 @@ def _run_once() -> int:
     return status
 
 
-def _wanted() -> list[Any]:
+def _wanted() -> list[agent.PeriodicJob]:
     """The jobs of this node.
 
     :raises errors.Misconfigured: if there is none
     """
-    from glance_conversion_plugins import agent
     if wanted := agent.jobs():
         return wanted
     raise errors.Misconfigured('There is nothing to do: every interval '
@@ -101,8 +100,6 @@ def _wanted() -> list[Any]:
 
 def _run(argv: Sequence[str]) -> int:
     """Run until a signal comes."""
-    from glance_conversion_plugins import agent
-    from glance_conversion_plugins import metrics
     # Before there are threads, which inherit this: one place takes them all.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     wanted = _wanted()

@@ -18,7 +18,7 @@ import sys
 import threading
 from types import TracebackType
 
-from glance_conversion_plugins import progress as progress_
+from glance_conversion_plugins.copying import progress as progress_
 
 _BAR = 20               # characters
 _TERMINAL_SECONDS = 1   # what takes less needs no progress

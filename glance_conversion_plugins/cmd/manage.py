@@ -28,9 +28,16 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from glance_conversion_plugins.cmd import display
+from glance_conversion_plugins.cmd import inspect
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import progress as progress_
+from glance_conversion_plugins.maintenance import cleanup
+from glance_conversion_plugins.maintenance import digests
+from glance_conversion_plugins.maintenance.prefetch import status
+from glance_conversion_plugins.maintenance import sparsify
+from glance_conversion_plugins.stores import protocols
+from glance_conversion_plugins.stores import registry
+from glance_conversion_plugins import units
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -84,10 +91,9 @@ def _add_commands(subparsers: Any) -> None:
 
 def inspect_(args: Any) -> int:
     """Say what an import of a file would come to; 1: it would be refused."""
-    from glance_conversion_plugins import preview
     try:
         with display.Display() as shown:
-            for line in preview.report(args.file, args.disk_format,
+            for line in inspect.report(args.file, args.disk_format,
                                        args.store, shown.progress):
                 shown.say(line)
     except errors.ImageRefused as e:
@@ -101,7 +107,6 @@ def inspect_(args: Any) -> int:
 
 def cache_status(args: Any) -> int:
     """Say what is cached, what is not, and why."""
-    from glance_conversion_plugins.cache import status
     for line in status.report():
         print(line)
     return 0
@@ -109,7 +114,6 @@ def cache_status(args: Any) -> int:
 
 def cleanup_(args: Any) -> int:
     """Find and remove what dead imports have left."""
-    from glance_conversion_plugins import cleanup
     with display.Display() as shown:
         found = ((finding.what, finding.remedy)
                  for finding in cleanup.find(args.dead_after))
@@ -119,22 +123,20 @@ def cleanup_(args: Any) -> int:
 
 def digests_(args: Any) -> int:
     """Compute digests that interrupted processes still owe."""
-    from glance_conversion_plugins import deferred
     with display.Display() as shown:
         found = ((f'digests of image {image_id}', functools.partial(
-            deferred.catch_up, image_id, progress=shown.progress))
-            for image_id in deferred.without_digests())
+            digests.catch_up, image_id, progress=shown.progress))
+            for image_id in digests.without_digests())
         return _carry_out(shown, 'Looking for images without digests',
                           found, args.dry_run, 'comput')
 
 
 def sparsify_(args: Any) -> int:
     """Give back the zeros of images that were stored thick."""
-    from glance_conversion_plugins import sparsify
     failed = False
     if not args.dry_run:
         _put_back()
-    for found in sparsify.candidates(args.image, args.store):
+    for found in sparsify.stored_images(args.image, args.store):
         try:
             _sparsify(found, args.dry_run)
         except Exception as e:
@@ -148,26 +150,24 @@ def sparsify_(args: Any) -> int:
 
 def _put_back() -> None:
     """Give names back that a dead run has taken."""
-    from glance_conversion_plugins import cleanup
-    for store_id, store in _stores().items():
+    for store_id, store in _replacing().items():
         for image_id in cleanup.nameless(store_id, store):
             store.put_back(image_id)
             print(f'image {image_id} has its name back')
 
 
-def _stores() -> dict[str, Any]:
-    """All stores of ours."""
-    from glance_conversion_plugins import stores
-    return {store_id: store for store_id in stores.identifiers()
-            if (store := stores.adopting(store_id))}
+def _replacing() -> dict[str, protocols.Replacing]:
+    """The stores that replace images to sparsify them, by identifier."""
+    return {store_id: store for store_id in registry.identifiers()
+            if (store := registry.find_replacing(store_id))}
 
 
-def _sparsify(found: Any, dry_run: bool) -> None:
+def _sparsify(found: sparsify.StoredImage, dry_run: bool) -> None:
     print(f'image {found.image_id} in store {found.store_id}:', flush=True)
     with display.Display() as shown:
         stored, zeros = found.zeros(shown.progress)
-    print(f'  {progress_.amount(zeros)} of zeros in '
-          f'{progress_.amount(stored)} stored', flush=True)
+    print(f'  {units.amount(zeros)} of zeros in '
+          f'{units.amount(stored)} stored', flush=True)
     if zeros and not dry_run:
         with display.Display() as shown:
             found.sparsify(shown.progress)
@@ -176,7 +176,7 @@ def _sparsify(found: Any, dry_run: bool) -> None:
 
 def _forget_replaced(grace: float) -> bool:
     """Remove replaced images once nobody reads them; returns success."""
-    holding = [store for store in _stores().values() if store.replaced()]
+    holding = [store for store in _replacing().values() if store.replaced()]
     if holding:
         print(f'waiting {grace:.0f} s for those who still read the old '
               'images', flush=True)

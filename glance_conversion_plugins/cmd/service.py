@@ -19,12 +19,13 @@ glance-api.conf.d of /etc/glance.
 """
 
 from collections.abc import Sequence
-import warnings
 
+import glance_store
 from oslo_config import cfg
 from oslo_log import log as logging
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins.glance_db import compat
 
 CONF = cfg.CONF
 
@@ -44,19 +45,15 @@ def configure(prog: str, argv: Sequence[str], options: Sequence[cfg.Opt]
 
 def prepare(conf: cfg.ConfigOpts) -> None:
     """Register what has to be known before the files are read."""
-    # Some library below Glance greets everyone with this, on stderr.
-    warnings.filterwarnings('ignore', '(?s).*Eventlet is deprecated')
-    from glance.common import config as glance_config
-    glance_config.set_config_defaults()
+    compat.set_config_defaults()
     logging.register_options(conf)
     config.register_opts(conf)
 
 
 def read(conf: cfg.ConfigOpts, prog: str, argv: Sequence[str]) -> None:
     """Parse the command line, and the files that glance-api would read."""
-    from glance.common import wsgi_app
     conf(argv, project='glance', prog=prog,
-         default_config_files=wsgi_app._get_config_files(),
+         default_config_files=compat.config_files(),
          default_config_dirs=cfg.find_config_dirs('glance', 'glance-api'))
 
 
@@ -73,13 +70,11 @@ def parse(conf: cfg.ConfigOpts, prog: str, argv: Sequence[str],
 
 def create_stores() -> None:
     """Create the stores as glance-api does."""
-    from glance.common import wsgi_app
-    import glance_store
     if CONF.enabled_backends:
         glance_store.register_store_opts(
-            CONF, reserved_stores=wsgi_app.RESERVED_STORES)
+            CONF, reserved_stores=compat.RESERVED_STORES)
         glance_store.create_multi_stores(
-            CONF, reserved_stores=wsgi_app.RESERVED_STORES)
+            CONF, reserved_stores=compat.RESERVED_STORES)
     else:
         glance_store.register_opts(CONF)
         glance_store.create_stores(CONF)

@@ -25,6 +25,8 @@ import sys
 from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 
+from glance_conversion_plugins.cmd.checks import configuration
+from glance_conversion_plugins.cmd.checks import environment
 from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import service
 
@@ -32,8 +34,6 @@ CONF = cfg.CONF
 
 
 def _all() -> list[tuple[str, Callable[[], upgradecheck.Result]]]:
-    from glance_conversion_plugins.checks import configuration
-    from glance_conversion_plugins.checks import environment
     return [
         ('Glance release', configuration.glance_version),
         ('Values of options', configuration.options),
@@ -65,8 +65,6 @@ def _guarded(check: Callable[[], upgradecheck.Result]
 
 class _Checks(upgradecheck.UpgradeCommands):
     def check(self) -> upgradecheck.Code:
-        # Now that the configuration is read: some modules look at it when
-        # they are imported.
         checks = _all()
         with display.Display(quiet=True) as shown:
             found = []

@@ -10,40 +10,8 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""What the tables of an image say, read without qemu.
+"""What an image is, and whether it is safe and whole.
 
-qemu takes what lies beyond the end of a file for zeros and says nothing, and
-opens some files whose tables no tool would write. So each format has a module
-that reads its tables, and refuses an image for what it finds. They read files
-that mean harm: nothing that a file says is believed before it is compared
-with the size of the file, and no table is held as a whole that may be large.
+``inspection`` asks the others in turn: ``detection`` for what its content
+says, ``tables`` for what the module of its format reads of it, and qemu.
 """
-
-from collections.abc import Callable
-from typing import BinaryIO
-
-from glance_conversion_plugins.formats import vdi
-from glance_conversion_plugins.formats import vhd
-from glance_conversion_plugins.formats import vhdx
-from glance_conversion_plugins.formats import vmdk
-
-# Glance's disk_format: what reads its tables. Those of qcow2 are left to
-# qemu-img check, but for what that does not see.
-_CHECKS: dict[str, Callable[[BinaryIO, int], None]] = {
-    'vdi': vdi.check,
-    'vhd': vhd.check,
-    'vhdx': vhdx.check,
-    'vmdk': vmdk.check,
-}
-
-
-def check(path: str, disk_format: str, size: int) -> None:
-    """Refuse an image for its tables, before qemu sees it.
-
-    :param size: of the file, in bytes
-    :raises errors.DamagedImage: if they are not all there, or make no sense
-    :raises errors.UnsafeImage: if they refer to other files
-    """
-    if disk_format in _CHECKS:
-        with open(path, 'rb') as f:
-            _CHECKS[disk_format](f, size)

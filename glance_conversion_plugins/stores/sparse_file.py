@@ -16,26 +16,24 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import os
-import socket
 from typing import Any
 
-from glance_store._drivers import filesystem as stock
 from glance_store import capabilities
 from glance_store import exceptions
 
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.copying import zeros
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import progress as progress_
-from glance_conversion_plugins import sinks
-from glance_conversion_plugins.sinks import file as file_sink
-from glance_conversion_plugins.sinks import folder
-from glance_conversion_plugins import sources
-from glance_conversion_plugins.sources import file as file_source
-from glance_conversion_plugins import stores
-from glance_conversion_plugins.stores import sparse
-from glance_conversion_plugins import thinning
+from glance_conversion_plugins.external import folder
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.stores import driver
 
 # glance_store looks for the location class in the driver's module.
-StoreLocation = stock.StoreLocation
+StoreLocation = compat.filesystem_driver.StoreLocation
 
 # The stock default of 64 KiB costs more to pass on than to read.
 _STOCK_CHUNK = 64 * 1024
@@ -45,7 +43,7 @@ _CHUNK = 1024 * 1024
 _AHEAD = 0
 
 
-class Store(sparse.Sparse, stock.Store):
+class Store(driver.SparseDriver, compat.filesystem_driver.Store):
     """Stock file store that neither writes nor reads zeros.
 
     A file appears under its name when it is complete and on disk. Options,
@@ -62,8 +60,8 @@ class Store(sparse.Sparse, stock.Store):
         return ('file', 'filesystem', self.kind)
 
     def configure(self, re_raise_bsc: bool = False) -> None:
-        stores.check_options(self.conf)
-        stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'file')
+        driver.check_options(self.conf)
+        driver.pose_as_stock(self.conf, self.backend_group, self.kind, 'file')
         super().configure(re_raise_bsc=re_raise_bsc)
 
     def configure_add(self) -> None:
@@ -92,20 +90,20 @@ class Store(sparse.Sparse, stock.Store):
             return 0
         return int(super()._get_capacity_info(mount_point))
 
-    def _place(self, size: int) -> file_sink.Place:
+    def _best_datadir(self, size: int) -> file_sink.Datadir:
         """Where the stock driver would put an image of this size."""
         mode = self.store_conf.filesystem_store_file_perm
         try:
-            return file_sink.Place(self._find_best_datadir(size),
-                                   int(str(mode), 8) if mode > 0 else 0,
-                                   self._marker)
+            return file_sink.Datadir(self._find_best_datadir(size),
+                                     int(str(mode), 8) if mode > 0 else 0,
+                                     self._marker)
         except exceptions.StorageFull as e:
             raise errors.StoreFull(
                 'The store has no room for the image.') from e
 
     def sink(self, image_id: str, task_id: str) -> file_sink.FileSink:
         return file_sink.FileSink(
-            self._place, image_id, task_id,
+            self._best_datadir, image_id, task_id,
             zero_block_size=self.conf.sparse_store.zero_block_size)
 
     def _check_mounted(self, location: Any) -> None:
@@ -172,10 +170,8 @@ class Store(sparse.Sparse, stock.Store):
         """Discard it: a writer that lives on writes into a removed file."""
         self.discard(image_id, task_id)
 
-    def leftovers(self) -> list[sinks.Owner]:
-        return [sinks.Owner(image_id, task_id, socket.gethostname())
-                for found in self._opened()
-                for image_id, task_id in found.leftovers()]
+    def marked(self) -> list[marks.Mark]:
+        return [mark for found in self._opened() for mark in found.marked()]
 
     def is_open(self, image_id: str, task_id: str) -> bool:
         return any(found.is_open(image_id, task_id)
@@ -186,21 +182,6 @@ class Store(sparse.Sparse, stock.Store):
                  progress: progress_.Progress) -> None:
         """Make holes of an image's zeros, in place."""
         with contextlib.closing(self.source(image_id)) as source:
-            thinning.punch(self._path(image_id), source,
+            zeros.punch(self._path(image_id), source,
                            self.conf.sparse_store.zero_block_size, progress)
             check(source)
-
-    def nameless(self) -> list[str]:
-        """No name was taken away."""
-        return []
-
-    def put_back(self, image_id: str) -> None:
-        """Nothing was taken away."""
-
-    def replaced(self) -> list[str]:
-        """Nothing was replaced."""
-        return []
-
-    def forget_replaced(self) -> list[str]:
-        """Nothing was replaced."""
-        return []

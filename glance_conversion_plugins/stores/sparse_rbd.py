@@ -15,34 +15,32 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 import contextlib
-import logging
 import math
 import socket
 from typing import Any
 
-from glance_store._drivers import rbd as stock
 from glance_store import capabilities
 from glance_store import exceptions
-from oslo_config import cfg
-import rbd
 
-from glance_conversion_plugins import ceph
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins.copying.sources import rbd as rbd_source
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import pipeline
-from glance_conversion_plugins import progress as progress_
-from glance_conversion_plugins import replacing
-from glance_conversion_plugins import sinks
-from glance_conversion_plugins.sinks import rbd as rbd_sink
-from glance_conversion_plugins import sources
-from glance_conversion_plugins.sources import rbd as rbd_source
-from glance_conversion_plugins import stores
-from glance_conversion_plugins.stores import sparse
+from glance_conversion_plugins.external import bindings
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.stores import driver
+from glance_conversion_plugins.stores import sparsify_rbd
 
-LOG = logging.getLogger(__name__)
-CONF = cfg.CONF
+rbd = bindings.load('rbd')
 
 # glance_store looks for the location class in the driver's module.
-StoreLocation = stock.StoreLocation
+StoreLocation = compat.rbd_driver.StoreLocation
 
 _TIMEOUT = 30   # seconds
 
@@ -51,7 +49,7 @@ _TIMEOUT = 30   # seconds
 _AHEAD = 1
 
 
-class Store(sparse.Sparse, stock.Store):
+class Store(driver.SparseDriver, compat.rbd_driver.Store):
     """Stock RBD store that neither writes nor reads zeros.
 
     Its images may also be written by an import task, and then are adopted.
@@ -74,37 +72,35 @@ class Store(sparse.Sparse, stock.Store):
         return ('rbd', self.kind)
 
     def configure(self, re_raise_bsc: bool = False) -> None:
-        stores.check_options(self.conf)
-        stores.pose_as_stock(self.conf, self.backend_group, self.kind, 'rbd')
+        driver.check_options(self.conf)
+        driver.pose_as_stock(self.conf, self.backend_group, self.kind, 'rbd')
         super().configure(re_raise_bsc=re_raise_bsc)
 
     @property
-    def _place(self) -> ceph.Place:
-        return ceph.Place(self.conf_file, self.user, self.pool,
-                          self.store_conf.rados_connect_timeout)
+    def _pool(self) -> rbd_pool.Pool:
+        return rbd_pool.Pool(self.conf_file, self.user, self.pool,
+                             self.store_conf.rados_connect_timeout)
 
-    @property
-    def _desk(self) -> ceph.Place:
-        """The same, for what is done in moments and must not hang.
+    def _connect(self) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
+        """Connect for what is done in moments and must not hang.
 
         By default librados waits for ever for a cluster that is down.
         """
-        timeout = self._place.timeout
-        return self._place._replace(
-            timeout=timeout if timeout >= 0 else _TIMEOUT)
+        pool = self._pool
+        return rbd_pool.connect(
+            pool if pool.timeout >= 0 else pool._replace(timeout=_TIMEOUT))
+
+    def _sink_options(self) -> dict[str, Any]:
+        return {
+            'order': int(math.log(self.WRITE_CHUNKSIZE, 2)),
+            'zero_block_size': self.conf.sparse_store.zero_block_size,
+            'data_pool': self.conf.sparse_store.data_pools.get(
+                self.backend_group),
+        }
 
     def sink(self, image_id: str, task_id: str) -> rbd_sink.RbdSink:
-        return self._sink(image_id, task_id)
-
-    def _sink(self, image_id: str, task_id: str, replaces: bool = False
-              ) -> rbd_sink.RbdSink:
-        owner = sinks.Owner(image_id, task_id, socket.gethostname())
-        return rbd_sink.RbdSink(
-            self._place, owner,
-            order=int(math.log(self.WRITE_CHUNKSIZE, 2)),
-            zero_block_size=self.conf.sparse_store.zero_block_size,
-            data_pool=self.conf.sparse_store.data_pools.get(
-                self.backend_group), replaces=replaces)
+        return rbd_sink.RbdSink(self._pool, _mark(image_id, task_id),
+                                **self._sink_options())
 
     @capabilities.check
     def get(self, location: Any, offset: int = 0,
@@ -112,11 +108,11 @@ class Store(sparse.Sparse, stock.Store):
             ) -> tuple[Iterable[bytes], int]:
         """Read an image, or ``chunk_size`` bytes of it from ``offset`` on."""
         where = location.store_location
-        place = self._place._replace(pool=where.pool or self.pool)
+        pool = self._pool._replace(name=where.pool or self.pool)
 
         def open_source() -> rbd_source.RbdSource:
             try:
-                return rbd_source.RbdSource(place, where.image,
+                return rbd_source.RbdSource(pool, where.image,
                                             where.snapshot)
             except errors.SourceFailed as e:
                 if isinstance(e.__cause__, rbd.ImageNotFound):
@@ -127,47 +123,46 @@ class Store(sparse.Sparse, stock.Store):
                               chunk_size, _AHEAD)
 
     def source(self, image_id: str) -> rbd_source.RbdSource:
-        return rbd_source.RbdSource(self._place, image_id)
+        return rbd_source.RbdSource(self._pool, image_id)
 
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
-        with ceph.connect(self._desk) as (cluster, _):
+        with self._connect() as (cluster, _):
             location = StoreLocation({
                 'fsid': cluster.get_fsid(), 'pool': self.pool,
-                'image': image_id, 'snapshot': ceph.SNAPSHOT}, self.conf)
+                'image': image_id, 'snapshot': rbd_pool.SNAPSHOT}, self.conf)
         return str(location.get_uri()), (
             {'store': self.backend_group} if self.backend_group else {})
 
     def hand_over(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            ceph.hand_over(ioctx, image_id, task_id)
+        with self._connect() as (_, ioctx):
+            rbd_marks.hand_over(ioctx, image_id, task_id)
 
     def discard(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            ceph.discard(ioctx, image_id, task_id)
+        with self._connect() as (_, ioctx):
+            rbd_marks.discard(ioctx, image_id, task_id)
 
     def evict(self, image_id: str, task_id: str) -> None:
-        with ceph.connect(self._desk) as (cluster, ioctx), ceph.translated():
-            ceph.fence(cluster, ioctx, ceph.partial_name(image_id, task_id))
-            ceph.discard(ioctx, image_id, task_id)
+        with self._connect() as (cluster, ioctx):
+            rbd_fence.fence(cluster, ioctx,
+                            rbd_marks.partial_name(image_id, task_id))
+            rbd_marks.discard(ioctx, image_id, task_id)
 
-    def leftovers(self) -> list[sinks.Owner]:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            return list(ceph.leftovers(ioctx))
+    def marked(self) -> list[marks.Mark]:
+        with self._connect() as (_, ioctx):
+            return list(rbd_marks.marked(ioctx))
 
     def is_open(self, image_id: str, task_id: str) -> bool:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            return ceph.is_open(ioctx, ceph.partial_name(image_id, task_id))
+        with self._connect() as (_, ioctx):
+            return rbd_fence.is_open(
+                ioctx, rbd_marks.partial_name(image_id, task_id))
 
     def sparsify(self, image_id: str, task_id: str,
                  check: Callable[[sources.Source], None],
                  progress: progress_.Progress) -> None:
-        """Replace an image by a copy without its zeros.
-
-        A snapshot can not lose its zeros in place.
-        """
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            replacing.check_free(ioctx, image_id)
-        sink = self._sink(image_id, task_id, replaces=True)
+        """Replace an image by a copy without its zeros."""
+        mark = _mark(image_id, task_id)
+        sink = sparsify_rbd.ReplacingSink(self._pool, mark,
+                                          **self._sink_options())
         try:
             with contextlib.closing(self.source(image_id)) as source:
                 sink.create(source.size)
@@ -175,8 +170,7 @@ class Store(sparse.Sparse, stock.Store):
                 pipeline.copy(source, sink, progress=progress)
             sink.complete()
             with contextlib.closing(rbd_source.RbdSource(
-                    self._place, ceph.partial_name(image_id, task_id))
-                    ) as copied:
+                    self._pool, mark.name(marks.PARTIAL))) as copied:
                 check(copied)
             sink.publish()
         except BaseException:
@@ -185,24 +179,21 @@ class Store(sparse.Sparse, stock.Store):
         self.hand_over(image_id, task_id)
 
     def nameless(self) -> list[str]:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            return list(replacing.nameless(ioctx))
+        with self._connect() as (_, ioctx):
+            return list(sparsify_rbd.nameless(ioctx))
 
     def put_back(self, image_id: str) -> None:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            replacing.put_back(ioctx, image_id)
+        with self._connect() as (_, ioctx):
+            sparsify_rbd.put_back(ioctx, image_id)
 
     def replaced(self) -> list[str]:
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            return [name for name, _ in replacing.replaced(ioctx)]
+        with self._connect() as (_, ioctx):
+            return [name for name, _ in sparsify_rbd.replaced(ioctx)]
 
     def forget_replaced(self) -> list[str]:
-        left = []
-        with ceph.connect(self._desk) as (_, ioctx), ceph.translated():
-            for name, _ in list(replacing.replaced(ioctx)):
-                try:
-                    ceph.remove(ioctx, name)
-                except rbd.Error as e:
-                    LOG.warning('%s stays: %s', name, e)
-                    left.append(name)
-        return left
+        with self._connect() as (_, ioctx):
+            return sparsify_rbd.forget_replaced(ioctx)
+
+
+def _mark(image_id: str, task_id: str) -> marks.Mark:
+    return marks.Mark(image_id, task_id, socket.gethostname())

@@ -28,10 +28,10 @@ import threading
 
 import pytest
 
+from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import extent
-from glance_conversion_plugins import sinks
-from glance_conversion_plugins import sources
 from tests.contract import images
 
 # What the factory of a source must serve, and what its guest sees. The blocks

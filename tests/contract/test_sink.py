@@ -18,13 +18,13 @@ import itertools
 
 import pytest
 
-from glance_conversion_plugins import digest
-from glance_conversion_plugins import pipeline
-from glance_conversion_plugins.sinks import bounded
-from glance_conversion_plugins.sinks import discard
-from glance_conversion_plugins.sinks import fanout
-from glance_conversion_plugins.sinks import file as file_sink
-from glance_conversion_plugins.sources import file as file_source
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying.sinks import bounded
+from glance_conversion_plugins.copying.sinks import discard
+from glance_conversion_plugins.copying.sinks import fanout
+from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying.sources import file as file_source
 from tests.contract import checks
 from tests.contract import images
 from tests.contract import memory
@@ -65,7 +65,7 @@ def _file(folder):
 
     def open_sink():
         return file_sink.FileSink(
-            lambda size: file_sink.Place(str(folder)), IMAGE,
+            lambda size: file_sink.Datadir(str(folder)), IMAGE,
             f'{next(tasks):08x}', zero_block_size=images.BLOCK)
 
     return open_sink, lambda: path.read_bytes() if path.exists() else None
@@ -113,7 +113,7 @@ def test_sink(check, place, tmp_path):
 def test_discard_sink_lets_consumers_see_every_byte(tmp_path):
     path = images.raw(tmp_path / 'disk.raw', checks.PATTERN)
     source, sink = file_source.FileSource(path), discard.DiscardSink()
-    digests = digest.Digests('sha256')
+    digests = digest.Digests(digest.DigestSpec('sha256'))
     try:
         sink.create(source.size)
         pipeline.copy(source, sink, (digests,))

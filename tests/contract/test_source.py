@@ -15,9 +15,10 @@
 
 import pytest
 
-from glance_conversion_plugins.sources import file as file_source
-from glance_conversion_plugins.sources import nbd as nbd_source
-from glance_conversion_plugins.sources import vhdx as vhdx_source
+from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.copying.sources import nbd as nbd_source
+from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
+from glance_conversion_plugins.external import qemu_img
 from tests.contract import checks
 from tests.contract import images
 
@@ -30,7 +31,7 @@ def _file(folder):
 def _nbd(folder, connections, driver='qcow2', make=images.qcow2):
     path = make(folder / 'disk.img', checks.PATTERN)
     return lambda: nbd_source.NbdSource(
-        path, driver, len(checks.EXPECTED), connections)
+        qemu_img.Image(path, driver), len(checks.EXPECTED), connections)
 
 
 # The smallest block of a vhdx is larger than that of the pattern.
@@ -42,7 +43,8 @@ def _vhdx(folder):
     images.raw(raw, checks.PATTERN, 1 << 20)
     images.run('qemu-img', 'convert', '-f', 'raw', '-O', 'vhdx', '-o',
                'block_size=1M', raw, path)
-    return lambda: vhdx_source.VhdxSource(str(path), len(SCALED))
+    return lambda: vhdx_source.VhdxSource(
+        qemu_img.Image(str(path), 'vhdx'), len(SCALED))
 
 
 FACTORIES = {

@@ -15,18 +15,18 @@ import hashlib
 
 import pytest
 
-from glance_conversion_plugins import ceph
-from glance_conversion_plugins import digest
-from glance_conversion_plugins import sinks
-from glance_conversion_plugins.sinks import rbd as rbd_sink
-from glance_conversion_plugins.sources import rbd as rbd_source
-from glance_conversion_plugins import upload
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
+from glance_conversion_plugins.copying.sources import rbd as rbd_source
+from glance_conversion_plugins.copying import upload
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_pool
 from tests.functional import conftest
 from tests.functional import support
 from tests.functional import test_sparse
 
 DATA = test_sparse.SHAPES['odd holes']
-OWNER = sinks.Owner('11111111-2222-3333-4444-555555555555',
+MARK = marks.Mark('11111111-2222-3333-4444-555555555555',
                     '22222222-2222-3333-4444-555555555555', 'h')
 
 
@@ -74,13 +74,14 @@ def erasure_coded():
 
 
 def test_an_erasure_coded_pool(erasure_coded):
-    place = ceph.Place(str(erasure_coded.conf), 'admin', 'images')
-    sink = rbd_sink.RbdSink(place, OWNER, order=22, zero_block_size=4096,
+    pool = rbd_pool.Pool(str(erasure_coded.conf), 'admin', 'images')
+    sink = rbd_sink.RbdSink(pool, MARK, order=22, zero_block_size=4096,
                             data_pool='coded')
-    stored = upload.upload([DATA], sink, 0, digest.Digests('sha512'))
+    stored = upload.upload(
+        [DATA], sink, 0, digest.Digests(digest.DigestSpec('sha512')))
     assert stored.digest.os_hash_value == hashlib.sha512(DATA).hexdigest()
-    assert data_pool(erasure_coded, OWNER.image_id) == 'coded'
-    source = rbd_source.RbdSource(place, OWNER.image_id)
+    assert data_pool(erasure_coded, MARK.image_id) == 'coded'
+    source = rbd_source.RbdSource(pool, MARK.image_id)
     assert source.read(0, len(DATA)) == DATA
     source.close()
     sink.abort()

@@ -59,7 +59,7 @@ def test_a_wheel_holds_the_samples_too(sources, tmp_path):
                    stdout=subprocess.DEVNULL)
     [wheel] = tmp_path.glob('*-1.0.0-py3-none-any.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    assert 'glance_conversion_plugins/flows.py' in names
+    assert 'glance_conversion_plugins/plugins.py' in names
     assert [name for name in names if name.endswith(
         f'data/share/{NAME}/glance-image-import.conf.sample')]
 

@@ -14,12 +14,12 @@
 
 import pytest
 
-from glance_conversion_plugins import ceph
-from glance_conversion_plugins import placeholder
-from glance_conversion_plugins import sinks
-from glance_conversion_plugins.sinks import fanout
-from glance_conversion_plugins.sinks import rbd as rbd_sink
-from glance_conversion_plugins.sources import rbd as rbd_source
+from glance_conversion_plugins.copying.sinks import fanout
+from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
+from glance_conversion_plugins.copying.sources import rbd as rbd_source
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.stores import placeholder
 from tests.contract import checks
 from tests.functional import support
 
@@ -37,8 +37,9 @@ def upload(glance, data, disk_format='raw', expect=(204,), **headers):
 def test_upload_of_what_looks_like_a_placeholder(glance, tmp_path):
     """The guard: a placeholder is never stored, whoever offers it."""
     made = placeholder.Placeholder(str(tmp_path),
-                                   placeholder.Maker('i', 't', 'raw', 'bare'))
-    made.extend(MIB)
+                                   placeholder.Header('i', 't', 'raw', 'bare'))
+    made.create()
+    made.hand_on(made.path, MIB)
     with open(made.path, 'rb') as f:
         image_id = upload(glance, f.read(), expect=(400, 500))
     assert glance.show(image_id)['status'] == 'queued'
@@ -59,8 +60,9 @@ def test_copy_image_between_stores(glance, images):
 def test_import_of_a_placeholder_is_refused(glance, images, tmp_path):
     """Nor when it comes by way of an import that our plugins leave alone."""
     made = placeholder.Placeholder(str(tmp_path),
-                                   placeholder.Maker('i', 't', 'raw', 'bare'))
-    made.extend(MIB)
+                                   placeholder.Header('i', 't', 'raw', 'bare'))
+    made.create()
+    made.hand_on(made.path, MIB)
     glance.configure(image_import_opts={'image_import_plugins': '[]'})
     image_id = glance.begin(made.path, 'raw')
     # Stock Glance leaves such an image "importing".
@@ -96,21 +98,19 @@ def test_the_direct_plugin_leaves_other_formats_alone(
     assert image['os_hash_value'] == support.digests(qcow2)[1]
 
 
-PLACES = {'owner': sinks.Owner('11111111-2222-3333-4444-555555555555',
-                              '22222222-2222-3333-4444-555555555555', 'h')}
+MARK = marks.Mark('11111111-2222-3333-4444-555555555555',
+                  '22222222-2222-3333-4444-555555555555', 'h')
 
 
-def place(cloud, pool='images'):
-    return ceph.Place(str(cloud.ceph.conf), 'glance', pool)
+def pool_of(cloud, name='images'):
+    return rbd_pool.Pool(str(cloud.ceph.conf), 'glance', name)
 
 
 @pytest.mark.parametrize('check', checks.SINK_CHECKS, ids=checks.name)
 @pytest.mark.parametrize('kind', ['rbd', 'two pools'])
 def test_contract_of_sinks(cloud, glance, check, kind):
-    owner = PLACES['owner']
-
     def one(pool):
-        return rbd_sink.RbdSink(place(cloud, pool), owner, order=20,
+        return rbd_sink.RbdSink(pool_of(cloud, pool), MARK, order=20,
                                 zero_block_size=4096)
 
     def open_sink():
@@ -119,9 +119,9 @@ def test_contract_of_sinks(cloud, glance, check, kind):
         return fanout.FanOut({'a': one('images'), 'b': one('images2')}, True)
 
     def read_back():
-        if owner.image_id not in glance.stored():
+        if MARK.image_id not in glance.stored():
             return None
-        source = rbd_source.RbdSource(place(cloud), owner.image_id)
+        source = rbd_source.RbdSource(pool_of(cloud), MARK.image_id)
         try:
             data = bytearray(source.size)
             source.readinto(memoryview(data), 0)
@@ -134,7 +134,7 @@ def test_contract_of_sinks(cloud, glance, check, kind):
 
 @pytest.mark.parametrize('check', checks.SOURCE_CHECKS, ids=checks.name)
 def test_contract_of_the_source(cloud, glance, stored_pattern, check):
-    check(lambda: rbd_source.RbdSource(place(cloud), stored_pattern),
+    check(lambda: rbd_source.RbdSource(pool_of(cloud), stored_pattern),
           checks.EXPECTED)
     glance.sweep()
 

@@ -20,14 +20,15 @@ import pathlib
 import shutil
 import subprocess
 
-from glance_conversion_plugins import conversion
-from glance_conversion_plugins import detection
+from glance_conversion_plugins.copying import convert as convert_
+from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import inspection
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
 from tests.hostile import build
 
 POLICY = detection.Policy(max_virtual_size=4 << 30)
-NO_DIGEST = conversion.Wanted(None, False)
+NO_DIGEST = digest.DigestSpec(None, False)
 
 
 # With an arena for each of its threads qemu-img runs out of address space now
@@ -74,7 +75,7 @@ class FileSink:
 def convert(path: pathlib.Path, disk_format: str, sink: FileSink,
             policy: detection.Policy = POLICY) -> None:
     info = inspection.inspect(str(path), disk_format, policy)
-    conversion.convert(info, policy, sink, NO_DIGEST, conversion.Run())
+    convert_.convert(info, policy, sink, NO_DIGEST, convert_.Conversion())
 
 
 def reference(path: pathlib.Path, disk_format: str, target: pathlib.Path

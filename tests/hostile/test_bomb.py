@@ -19,11 +19,12 @@ import struct
 
 import pytest
 
-from glance_conversion_plugins import conversion
-from glance_conversion_plugins import detection
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import inspection
-from glance_conversion_plugins.sinks import discard
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
 from tests.contract import images
 
 GIB = 1 << 30
@@ -32,7 +33,7 @@ SIZE = 3 * GIB
 # What one table of the second level describes.
 REACH = CLUSTER // 8 * CLUSTER
 POLICY = detection.Policy(4 * GIB, max_expansion=200)
-NONE = conversion.Wanted(None, False)
+NONE = digest.DigestSpec(None, False)
 
 
 class CountingSink(discard.DiscardSink):
@@ -69,9 +70,9 @@ def bomb(tmp_path_factory):
 
 def test_is_refused_for_what_it_expands_to(bomb):
     info = inspection.inspect(bomb, 'qcow2', POLICY)
-    run = conversion.Run()
+    run = convert.Conversion()
     with pytest.raises(errors.TooLarge, match='far too small'):
-        conversion.convert(info, POLICY, CountingSink(), NONE, run)
+        convert.convert(info, POLICY, CountingSink(), NONE, run)
     # Not all of it was done first.
     assert run.progress.position()[1] < 1.1 * GIB
 
@@ -79,6 +80,6 @@ def test_is_refused_for_what_it_expands_to(bomb):
 def test_is_refused_in_staging_too(bomb, tmp_path):
     info = inspection.inspect(bomb, 'qcow2', POLICY)
     with pytest.raises(errors.TooLarge, match='far too small'):
-        conversion.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
-                         conversion.Run())
+        convert.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
+                         convert.Conversion())
     assert list(tmp_path.iterdir()) == []

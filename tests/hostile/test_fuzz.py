@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import pytest
 
-from glance_conversion_plugins import detection
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import detection
 from tests.hostile import build
 from tests.hostile.build import KIB
 from tests.hostile.build import MIB

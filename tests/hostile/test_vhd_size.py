@@ -17,7 +17,7 @@ import subprocess
 
 import pytest
 
-from glance_conversion_plugins import inspection
+from glance_conversion_plugins.formats import inspection
 from tests.hostile.build import MIB
 from tests.hostile import path as path_
 from tests.hostile import vhd

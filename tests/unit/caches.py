@@ -11,41 +11,25 @@
 #    under the License.
 
 
-"""What tests of the cache share: options, and another process."""
+"""Another process that uses the cache."""
 
 import subprocess
 import sys
 
 from oslo_config import cfg
 
-from glance_conversion_plugins import config
-
 CONF = cfg.CONF
 
 _CHILD = """
 import sys
 from oslo_config import cfg
-from glance_conversion_plugins.cache import node
+from glance_conversion_plugins.maintenance.prefetch import node
 cfg.CONF.set_override('image_cache_driver', 'sqlite')
 cfg.CONF.set_override('image_cache_dir', sys.argv[1])
 with node.Node().lock() as held:
     print(held, flush=True)
     sys.stdin.readline()
 """
-
-
-def overriding():
-    """For a fixture: sets options until the test ends."""
-    config.register_opts(CONF)
-    names = []
-
-    def override(name, value, group=None):
-        names.append((name, group))
-        CONF.set_override(name, value, group=group)
-
-    yield override
-    for name, group in names:
-        CONF.clear_override(name, group=group)
 
 
 def holder():

@@ -15,15 +15,39 @@ import os
 import subprocess
 from typing import NamedTuple
 
+from oslo_config import cfg
 import pytest
 
-from glance_conversion_plugins import nbd_server
+from glance_conversion_plugins import config
+from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.external import qemu_nbd
 from tests.contract import images
 from tests.unit import processes
+
+CONF = cfg.CONF
 
 _MEBIBYTE = 1 << 20
 
 PATTERN = 'A0-BCD'
+
+
+def _qcow2(path):
+    return qemu_img.Image(str(path), 'qcow2')
+
+
+@pytest.fixture
+def override():
+    """Sets options until the test ends."""
+    config.register_opts(CONF)
+    changed = []
+
+    def override(name, value, group=None):
+        changed.append((name, group))
+        CONF.set_override(name, value, group=group)
+
+    yield override
+    for name, group in changed:
+        CONF.clear_override(name, group=group)
 
 
 @pytest.fixture
@@ -33,7 +57,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def server(path):
-    found = nbd_server.NbdServer(path, 'qcow2', 1, len(PATTERN) * images.BLOCK)
+    found = qemu_nbd.NbdServer(_qcow2(path), 1, len(PATTERN) * images.BLOCK)
     processes.wait_for_comm(found.pid, 'qemu-nbd')
     yield found
     found.close()

@@ -18,8 +18,8 @@ Their images are written as strings, as in tests/contract/images.py.
 
 import threading
 
+from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins import errors
-from glance_conversion_plugins import extent
 from tests.contract import images
 
 _KINDS = {'0': extent.Kind.ZERO, '-': extent.Kind.HOLE}

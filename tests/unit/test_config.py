@@ -15,7 +15,7 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import config
-from glance_conversion_plugins import inspection
+from glance_conversion_plugins.formats import inspection
 
 
 @pytest.fixture

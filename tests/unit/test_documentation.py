@@ -21,9 +21,9 @@ import sys
 import pytest
 
 import glance_conversion_plugins
-from glance_conversion_plugins import confinement
-from glance_conversion_plugins import detection
-from glance_conversion_plugins import qemu
+from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.formats import detection
 from tests import documents
 from tests.unit import test_contrib
 
@@ -66,14 +66,14 @@ def messages():
     for path in sorted(PACKAGE.rglob('*.py')):
         for node in ast.walk(ast.parse(path.read_text())):
             if (isinstance(node, ast.Call) and node.args
-                    and re.match(r'errors\.\w+$|exception\.UploadException$'
+                    and re.match(r'errors\.\w+$|compat\.exception\.UploadException$'
                                  r'|_refused$|RULES\.get$',
                                  ast.unparse(node.func))):
                 # Of a lookup it is the last that stands for all others.
                 yield literal(node.args[-1])
     yield from ([text] for text in detection.RULES.values())
-    yield [confinement.MISSING]
-    yield [qemu.STOPPED]
+    yield [sandbox.MISSING]
+    yield [qemu_img.STOPPED]
 
 
 @pytest.mark.parametrize('parts', [

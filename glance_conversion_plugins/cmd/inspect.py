@@ -1,0 +1,199 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""What an import of a file would come to, before anybody imports it."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent import futures
+import contextlib
+import os
+import random
+import time
+from typing import NamedTuple
+
+from oslo_config import cfg
+
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.image_import import decision
+from glance_conversion_plugins.image_import import image as image_
+from glance_conversion_plugins.image_import import options
+from glance_conversion_plugins.stores import registry
+from glance_conversion_plugins.units import amount
+from glance_conversion_plugins.units import duration
+
+CONF = cfg.CONF
+
+_SAMPLE_SECONDS = 2
+_DIGEST_SAMPLE = 256 << 20      # bytes
+_WORKERS = 4
+
+
+class _Sample(NamedTuple):
+    """What was measured, and reckoned from a part of it, for all data."""
+
+    allocated: int      # bytes that the image says are data
+    kept: int           # bytes of those that are not zeros
+    seconds: float      # that it takes to read and to search them
+
+
+def report(path: str, disk_format: str | None, store_ids: Sequence[str],
+           progress: progress_.Progress) -> Iterator[str]:
+    """Lines for an operator.
+
+    :param disk_format: what its owner would say it is; None: what it is
+    :param store_ids: where to; empty: the default store
+    :raises errors.ConversionError: as an import would; the words are those
+        that the owner of the image would read
+    """
+    yield f'size of the file: {amount(os.path.getsize(path))}'
+    disk_format = disk_format or detection.detect(path, options.policy()).name
+    yield f'format: {disk_format}'
+    lines, action = _plugins(path, disk_format, store_ids)
+    yield from lines
+    if disk_format not in inspection.DRIVERS:
+        yield 'verdict: it would be kept as it is'
+        yield from _cost_as_it_is(os.path.getsize(path), progress)
+        return
+    conversion = convert.Conversion()
+    conversion.progress = progress
+    image = inspection.inspect(path, disk_format, options.policy())
+    convert.check(image, conversion)
+    yield 'verdict: it would be imported'
+    yield f'size of the disk: {amount(image.virtual_size)}'
+    if action in (decision.Action.DIRECT, decision.Action.STAGE):
+        yield from _cost(image, action, progress)
+    else:
+        yield from _cost_as_it_is(image.file_size, progress)
+
+
+def _plugins(path: str, disk_format: str, store_ids: Sequence[str]
+             ) -> tuple[list[str], decision.Action]:
+    """What each plugin would do, and what is done in all."""
+    kinds = _kinds(list(store_ids) or [CONF.glance_store.default_backend])
+    chosen = decision.decide(image_.Declaration(disk_format, 'bare', {}), path,
+                           kinds, options.output_format())
+    lines, action = [], decision.Action.KEEP
+    for plugin, found in (
+            ('rbd_direct_convert', decision.only_rbd(chosen, kinds)),
+            ('convert_image', chosen)):
+        if plugin not in CONF.image_import_opts.image_import_plugins:
+            lines.append(f'{plugin}: is not enabled')
+        elif action is not decision.Action.KEEP:
+            lines.append(f'{plugin}: would find it done')
+        elif found.action is decision.Action.KEEP:
+            lines.append(f'{plugin}: would step aside, for {found.reason}')
+        else:
+            action = found.action
+            lines.append(f'{plugin}: the image would be {action.value}: '
+                         f'{", ".join(kinds)}')
+    return lines, action
+
+
+def _kinds(names: Sequence[str]) -> dict[str, str | None]:
+    """For each store the kind of ours that it is, or None."""
+    found = {}
+    for name in names:
+        if name not in registry.identifiers():
+            raise errors.Misconfigured(f'There is no store {name}.')
+        store = registry.find(name)
+        found[name] = store.kind if store else None
+    return found
+
+
+def _cost_as_it_is(size: int, progress: progress_.Progress) -> Iterator[str]:
+    yield f'to be stored: {amount(size)}'
+    digests = _digest_seconds(size, _by_glance(), progress)
+    yield f'time: at least {duration(digests)} (digests)'
+
+
+def _cost(image: inspection.ImageInfo, action: decision.Action,
+          progress: progress_.Progress) -> Iterator[str]:
+    """What is stored of a converted image, and how long it takes at best."""
+    with contextlib.closing(convert.open_source(image)) as source:
+        sample = _sample(source, progress)
+    yield f'data in it: {amount(sample.allocated)}'
+    stored = f'to be stored: about {amount(sample.kept)}'
+    if action is decision.Action.DIRECT:
+        yield stored
+        digests = _digest_seconds(image.virtual_size,
+                                  options.inline_digest_spec(), progress)
+        spent, how = max(sample.seconds, digests), 'at the same time'
+    else:
+        yield f'in staging beyond the upload: about {amount(sample.kept)}'
+        size = sample.kept
+        if options.output_format() == 'raw':
+            size = image.virtual_size
+            stored += f'; {amount(size)} where a store keeps zeros'
+        yield stored
+        digests = _digest_seconds(size, _by_glance(), progress)
+        spent, how = sample.seconds + digests, 'one after the other'
+    yield (f'time: at least {duration(spent)} (decoding '
+           f'{duration(sample.seconds)}, digests {duration(digests)}, {how}; '
+           'writing depends on the store)')
+
+
+def _sample(source: sources.Source, progress: progress_.Progress) -> _Sample:
+    """Read pieces from all over the data for a while."""
+    data = [run for run in source.extents(0, source.size)
+            if run.kind is extent.Kind.DATA]
+    allocated = sum(run.length for run in data)
+    pieces = [piece for run in data
+              for piece in extent.split(run, pipeline.CHUNK)]
+    random.Random(0).shuffle(pieces)    # noqa: S311
+    progress.enter('Reading a sample')
+    start = time.monotonic()
+    read = kept = 0
+
+    def look(piece: extent.Extent) -> tuple[int, int]:
+        if time.monotonic() - start > _SAMPLE_SECONDS:
+            return 0, 0
+        view = memoryview(bytearray(piece.length))
+        source.readinto(view, piece.start)
+        return piece.length, sum(last - first for first, last in
+                                 extent.data_runs(
+                                     view, piece.start,
+                                     CONF.sparse_store.zero_block_size))
+
+    with futures.ThreadPoolExecutor(_WORKERS) as pool:
+        for length, found in pool.map(look, pieces):
+            read, kept = read + length, kept + found
+    whole = allocated / read if read else 0
+    return _Sample(allocated, int(kept * whole),
+                   (time.monotonic() - start) * whole)
+
+
+def _by_glance() -> digest.DigestSpec:
+    """What Glance computes of whatever it uploads itself."""
+    return digest.DigestSpec(CONF.hashing_algorithm, True)
+
+
+def _digest_seconds(size: int, spec: digest.DigestSpec,
+                    progress: progress_.Progress) -> float:
+    """How long the digests of so many bytes take here."""
+    if not spec.os_hash_algo:
+        return 0
+    progress.enter('Measuring digests')
+    digests = digest.Digests(spec)
+    start = time.monotonic()
+    digests.zeros(_DIGEST_SAMPLE)
+    digests.finish()
+    return size / _DIGEST_SAMPLE * (time.monotonic() - start)

@@ -1,0 +1,195 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The data path as a whole: one image, from a file to where it shall be.
+
+Knows nothing of Glance. Everything above it decides what to convert, where to
+and what to record; everything below moves bytes.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import os
+import sys
+
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying.sinks import bounded
+from glance_conversion_plugins.copying.sinks import discard
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.copying.sources import nbd as nbd_source
+from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
+from glance_conversion_plugins.copying import watchdog
+from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+
+# Whatever its size on disk, an image may hold so much; what is larger is
+# compared with what was uploaded.
+_ALWAYS_ALLOWED = 1 << 30
+
+# Glance's disk_format: how qemu-img writes it. Without force_size a VHD is
+# rounded up to what cylinders, heads and sectors can express.
+_OUTPUTS = {
+    'raw': (),
+    'qcow2': (),
+    'vdi': (),
+    'vhd': ('-o', 'subformat=dynamic,force_size=on'),
+    'vhdx': ('-o', 'subformat=dynamic'),
+    'vmdk': ('-o', 'subformat=streamOptimized'),
+}
+
+
+class Conversion:
+    """One conversion under way: how far it is, what it took, when to stop."""
+
+    def __init__(self, cancel: cancel_.Cancel | None = None) -> None:
+        self.progress = progress_.Progress()
+        self.clock = progress_.Clock()
+        self.cancel = cancel or cancel_.Cancel()
+
+
+def open_source(image: inspection.ImageInfo) -> sources.Source:
+    if image.disk_format == 'raw':
+        return file_source.FileSource(image.path)
+    if image.disk_format == 'vhdx':
+        return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size)
+    return nbd_source.NbdSource(image.for_qemu, image.virtual_size)
+
+
+def check(image: inspection.ImageInfo, conversion: Conversion) -> None:
+    """See that an inspected image is complete.
+
+    :raises errors.DamagedImage: if not
+    """
+    conversion.progress.enter('Checking the image')
+    with conversion.clock.run('check'):
+        inspection.check_intact(image, conversion.cancel)
+
+
+def convert(image: inspection.ImageInfo, policy: detection.Policy,
+            sink: sinks.Sink, spec: digest.DigestSpec, conversion: Conversion
+            ) -> digest.Digest:
+    """Write an inspected image into a sink, raw and complete, or not at all.
+
+    :returns: the digests that were asked for
+    """
+    check(image, conversion)
+    target = bounded.Bounded(sink, _most(image, policy))
+    try:
+        with contextlib.closing(open_source(image)) as source:
+            return _fill(source, policy, target, spec, conversion)
+    except BaseException:
+        target.abort()
+        raise
+
+
+def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
+    """How much data an image may hold, in bytes."""
+    if not policy.max_expansion:
+        return sys.maxsize
+    return max(_ALWAYS_ALLOWED, image.file_size * policy.max_expansion)
+
+
+def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
+          spec: digest.DigestSpec, conversion: Conversion) -> digest.Digest:
+    def interrupt() -> None:
+        source.interrupt()
+        sink.interrupt()
+
+    progress, clock = conversion.progress, conversion.clock
+    with (conversion.cancel.interrupting(interrupt),
+          watchdog.watch(progress.position, interrupt)):
+        with clock.run('create'):
+            sink.create(source.size)
+        found = _copy(source, policy, sink, spec, conversion)
+        progress.enter('Completing the stored image')
+        with clock.run('seal'):
+            sink.seal()
+    return found
+
+
+def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
+          spec: digest.DigestSpec, conversion: Conversion) -> digest.Digest:
+    conversion.progress.enter('Converting', source.size)
+    result = detection.ResultInspector(policy)
+    with digest.Digests(spec) as digests:
+        pipeline.copy(source, sink, (result, digests),
+                      progress=conversion.progress, clock=conversion.clock,
+                      cancel=conversion.cancel)
+        result.finish()
+        with conversion.clock.run('wait for digests'):
+            return digests.finish()
+
+
+def stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
+          disk_format: str, options: Sequence[str], conversion: Conversion
+          ) -> int:
+    """Convert an inspected image into a sparse file, or leave none.
+
+    :param path: of the file, which must not exist
+    :param disk_format: of the file
+    :param options: of qemu-img convert, beside what the format needs
+    :returns: its size in bytes
+    """
+    check(image, conversion)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+    try:
+        _stage(image, policy, path, disk_format, options, conversion)
+        with conversion.clock.run('inspect'):
+            detection.check_result(path, disk_format, policy)
+        return os.path.getsize(path)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
+           disk_format: str, options: Sequence[str], conversion: Conversion
+           ) -> None:
+    most = _most(image, policy)
+    stalled = cancel_.Cancel()
+    output = qemu_img.Output(path, inspection.DRIVERS[disk_format],
+                             (*_OUTPUTS[disk_format], *options))
+    progress = conversion.progress
+
+    def written() -> int:
+        return os.stat(path).st_blocks * 512
+
+    def advance(percent: float) -> None:
+        progress.reach(int(image.virtual_size * percent / 100), written())
+        bounded.check(progress.written, most)
+
+    def state() -> object:
+        # Zeros are read and not written, and much may be in one percent.
+        return progress.position(), written()
+
+    progress.enter('Converting', image.virtual_size)
+    with (watchdog.watch(state, stalled.set), conversion.clock.run('convert'),
+          conversion.cancel.interrupting(stalled.set)):
+        qemu_img.convert(image.for_qemu, image.virtual_size, output, advance,
+                         stalled)
+    progress.reach(image.virtual_size, written())
+
+
+def digest_source(source: sources.Source, spec: digest.DigestSpec, *,
+                  progress: progress_.Progress | None = None,
+                  cancel: cancel_.Cancel | None = None) -> digest.Digest:
+    """Compute the digests of what a source holds."""
+    with digest.Digests(spec) as digests:
+        pipeline.copy(source, discard.DiscardSink(), (digests,),
+                      progress=progress, cancel=cancel)
+        return digests.finish()

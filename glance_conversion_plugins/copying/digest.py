@@ -1,0 +1,144 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Digests of a stream, each computed on its own thread.
+
+Glance records an md5 ``checksum`` and an ``os_hash_value``, both over every
+byte, zeros included. hashlib releases the interpreter lock, so two threads
+digest at the speed of the slower algorithm.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import queue
+import threading
+from typing import NamedTuple
+from typing import Protocol
+
+from glance_conversion_plugins.copying import extent
+
+# Views waiting for one digest. They are shared between the digests and with
+# the writer, so they bound how far reading may run ahead.
+_QUEUE_DEPTH = 16
+
+
+class Updatable(Protocol):
+    """A hash object of hashlib, or a signature verifier of cursive."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+
+class DigestSpec(NamedTuple):
+    """Which digests are to be computed."""
+
+    os_hash_algo: str | None        # a hashlib name; None: no such digest
+    checksum: bool = True           # md5
+
+
+class Digest(NamedTuple):
+    """What Glance records about content; None where not computed."""
+
+    checksum: str | None
+    os_hash_value: str | None
+
+
+class _Worker:
+    """Feeds one hash from a queue of views and of lengths of zeros."""
+
+    def __init__(self, target: Updatable) -> None:
+        self._target = target
+        self._error: Exception | None = None
+        self._queue: queue.Queue[memoryview | int | None] = queue.Queue(
+            _QUEUE_DEPTH)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, item: memoryview | int) -> None:
+        if self._error:
+            raise self._error
+        self._queue.put(item)
+
+    def finish(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def abort(self) -> None:
+        """Forget what is queued and stop."""
+        self._error = self._error or InterruptedError()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error:
+                continue    # drain, so that nobody waits for room
+            try:
+                self._update(item)
+            except Exception as e:
+                self._error = e
+
+    def _update(self, item: memoryview | int) -> None:
+        if not isinstance(item, int):
+            self._target.update(item)
+            return
+        while item and not self._error:
+            length = min(item, len(extent.ZEROS))
+            self._target.update(extent.ZEROS[:length])
+            item -= length
+
+
+class Digests:
+    """The digests of one stream, fed in order.
+
+    Views must not change until ``finish()`` has returned, or the ``with``
+    block of this is left; an error that leaves it stops the threads.
+    """
+
+    def __init__(self, spec: DigestSpec,
+                 verifiers: Sequence[Updatable] = ()) -> None:
+        """Start the threads.
+
+        :param verifiers: others that must see every byte
+        """
+        self._md5 = (hashlib.md5(usedforsecurity=False)
+                     if spec.checksum else None)
+        self._hash = (hashlib.new(spec.os_hash_algo, usedforsecurity=False)
+                      if spec.os_hash_algo else None)
+        targets = [t for t in (self._md5, self._hash, *verifiers) if t]
+        self._workers = [_Worker(t) for t in targets]
+
+    def __enter__(self) -> 'Digests':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            self.abort()
+
+    def update(self, view: memoryview) -> None:
+        for worker in self._workers:
+            worker.put(view)
+
+    def zeros(self, length: int) -> None:
+        for worker in self._workers:
+            worker.put(length)
+
+    def finish(self) -> Digest:
+        for worker in self._workers:
+            worker.finish()
+        return Digest(self._md5.hexdigest() if self._md5 else None,
+                      self._hash.hexdigest() if self._hash else None)
+
+    def abort(self) -> None:
+        for worker in self._workers:
+            worker.abort()

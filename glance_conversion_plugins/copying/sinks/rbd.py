@@ -1,0 +1,212 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""An RBD image, written as the stock driver would leave it."""
+
+import contextlib
+import logging
+import threading
+from typing import Any
+
+from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import bindings
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_pool
+
+rbd = bindings.load('rbd')
+
+LOG = logging.getLogger(__name__)
+
+# Written but not yet acknowledged, in bytes: enough for 6 GiB/s at 5 ms.
+_IN_FLIGHT = 32 * 1024 * 1024
+
+# How long abort() waits for writes under way before it leaves the image to
+# the clean-up: a cluster that hangs must not hang the import's thread.
+_ABORT_SECONDS = 30
+
+
+class _InFlight:
+    """Counts bytes under way and keeps the first error."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._bytes = 0
+        self._error: Exception | None = None
+
+    def begin(self, length: int) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._error or self._bytes < _IN_FLIGHT)
+            self._raise()
+            self._bytes += length
+
+    def end(self, length: int, error: Exception | None) -> None:
+        with self._changed:
+            self._bytes -= length
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or not self._bytes)
+            self._raise()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until nothing is under way, whatever came of it."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._bytes, timeout)
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error
+
+
+class RbdSink:
+    """Writes data only, asynchronously, never across an object.
+
+    Until it is sealed, the image has a name that tells what it is; until
+    Glance has recorded it, it carries a mark.
+    """
+
+    def __init__(self, pool: rbd_pool.Pool, mark: marks.Mark, *, order: int,
+                 zero_block_size: int, data_pool: str | None = None) -> None:
+        """Describe the image; nothing is made yet.
+
+        :param mark: whose image it is
+        :param order: log2 of the object size in bytes
+        :param zero_block_size: grain at which zeros are left out, in bytes
+        :param data_pool: where its data goes, if not into the same pool
+        """
+        self._pool = pool
+        self._mark = mark
+        self._order = order
+        self._object_size = 1 << order
+        self._zero_block_size = min(zero_block_size, self._object_size)
+        self._data_pool = data_pool
+        self._name = mark.image_id
+        self._partial = mark.name(marks.PARTIAL)
+        self._in_flight = _InFlight()
+        self._resources = contextlib.ExitStack()
+        self._created = False
+        self._image: Any = None
+        self._ioctx: Any = None
+
+    def create(self, size: int) -> None:
+        cluster, self._ioctx = self._resources.enter_context(
+            rbd_pool.connect(self._pool))
+        with rbd_pool.translated():
+            self._check_name()
+            # As the stock driver does, so that clones behave the same.
+            features = (int(cluster.conf_get('rbd_default_features') or 0)
+                        or rbd.RBD_FEATURE_LAYERING)
+            self._created = True
+            rbd.RBD().create(self._ioctx, self._partial, size, self._order,
+                             old_format=False, features=features,
+                             data_pool=self._data_pool)
+            self._image = rbd.Image(self._ioctx, self._partial)
+            rbd_marks.write(self._image, self._mark, 'writing')
+
+    def _check_name(self) -> None:
+        """See that nothing has the name that this will have."""
+        if rbd_pool.is_present(self._ioctx, self._name):
+            raise rbd.ImageExists('name taken')
+
+    def write(self, view: memoryview, offset: int) -> int:
+        written = 0
+        runs = extent.data_runs(view, offset, self._zero_block_size)
+        for start, stop in runs:
+            run = extent.Extent(offset + start, stop - start,
+                                extent.Kind.DATA)
+            for part in extent.split(run, self._object_size):
+                at = part.start - offset
+                self._submit(bytes(view[at:at + part.length]), part.start)
+            written += run.length
+        return written
+
+    def _submit(self, data: bytes, offset: int) -> None:
+        length = len(data)
+        self._in_flight.begin(length)
+
+        # librbd reads from data until it calls back; the closure keeps it.
+        def completed(completion: Any, data: bytes = data) -> None:
+            status = completion.get_return_value()
+            error = None
+            if status < 0:
+                LOG.error('Write of %d bytes at %d failed: %d', len(data),
+                          offset, status)
+                error = rbd_pool.failure_of(-status)
+            self._in_flight.end(length, error)
+
+        try:
+            with rbd_pool.translated():
+                self._image.aio_write(data, offset, completed)
+        except Exception as e:
+            self._in_flight.end(length, e)
+            raise
+
+    def zero(self, offset: int, length: int) -> None:
+        """Do nothing: a new image reads as zeros."""
+
+    def resize(self, size: int) -> None:
+        with rbd_pool.translated():
+            self._in_flight.drain()
+            self._image.resize(size)
+
+    def seal(self) -> None:
+        self.complete()
+        self.publish()
+
+    def complete(self) -> None:
+        """Do all of sealing that comes before the image has its name."""
+        with rbd_pool.translated():
+            self._in_flight.drain()
+            self._image.flush()
+            self._image.create_snap(rbd_pool.SNAPSHOT)
+            self._image.protect_snap(rbd_pool.SNAPSHOT)
+            rbd_marks.write(self._image, self._mark, 'sealed')
+
+    def publish(self) -> None:
+        """Give a complete image its name."""
+        with rbd_pool.translated():
+            self._image.close()
+            self._image = None
+            self._take_name()
+        self._resources.close()
+
+    def _take_name(self) -> None:
+        rbd.RBD().rename(self._ioctx, self._partial, self._name)
+
+    def interrupt(self) -> None:
+        self._in_flight.end(0, errors.Cancelled('The copy was stopped.'))
+
+    def abort(self) -> None:
+        try:
+            self._abort()
+        except Exception:
+            LOG.exception('%s was not removed from pool %s; the clean-up will '
+                          'find it', self._partial, self._pool.name)
+
+    def _abort(self) -> None:
+        self.interrupt()
+        if not self._in_flight.settle(_ABORT_SECONDS):
+            raise errors.SinkFailed('The store does not answer.')
+        if self._image:
+            self._image.close()
+            self._image = None
+        self._resources.close()
+        if self._created:
+            with rbd_pool.connect(self._pool) as (_, ioctx):
+                rbd_marks.discard(ioctx, self._mark.image_id,
+                                  self._mark.task_id)
+            self._created = False

@@ -1,0 +1,109 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A ``qemu-nbd`` that serves one image to this process alone."""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import tempfile
+from typing import Any
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.external import sandbox_exec
+
+LOG = logging.getLogger(__name__)
+
+
+class NbdServer:
+    """A read-only ``qemu-nbd`` for one image, and connected sockets to it.
+
+    The clients connect to the listening socket before qemu starts, so there
+    is nothing to wait for, no path that others could open, and nothing to
+    remove when this process is killed. Without ``-t`` the server ends when
+    its last client leaves.
+    """
+
+    def __init__(self, image: qemu_img.Image, connections: int,
+                 virtual_size: int) -> None:
+        """Start the server.
+
+        :param connections: how many clients it serves at once
+        :param virtual_size: in bytes
+        """
+        with _listener() as (listener, address):
+            self.sockets = [_connect(address) for _ in range(connections)]
+        argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
+                image.node]
+        with listener:
+            self._process = sandbox.start(
+                argv, sandbox.Limits(image.decoding_seconds(virtual_size)),
+                readable=[image.path], stdin=listener,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def status(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs.
+
+        Waits a moment, for sockets close first.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+        return self._process.returncode
+
+    def why_unusable(self) -> errors.ConversionError:
+        """The error for a server that does not even begin to serve."""
+        status = self.status()
+        if status == sandbox_exec.NOT_STARTED:
+            return errors.Misconfigured(sandbox.MISSING)
+        if status is None or status < 0:
+            return errors.SourceFailed(qemu_img.STOPPED)
+        return errors.DamagedImage('The image can not be opened: '
+                                   'its header or its tables are damaged.')
+
+    def kill(self) -> None:
+        """End the server now; its clients see the connection close."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the server and log what it had to say."""
+        self.kill()
+        stderr = self._process.stderr
+        if stderr and not stderr.closed:
+            with stderr:
+                if said := stderr.read(4096).strip():
+                    LOG.warning('qemu-nbd said: %s', said)
+
+
+@contextlib.contextmanager
+def _listener() -> Any:
+    """A listening Unix socket whose name is gone when the block ends."""
+    listener = socket.socket(socket.AF_UNIX)
+    with tempfile.TemporaryDirectory(prefix='glance-conversion-') as folder:
+        address = os.path.join(folder, 'nbd')
+        listener.bind(address)
+        listener.listen(64)
+        yield listener, address
+
+
+def _connect(address: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(address)
+    return client

@@ -1,0 +1,133 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A pool of RBD images.
+
+How to reach it, how to remove an image from it, and which of our errors an
+error of Ceph is.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import errno
+import logging
+import time
+from typing import Any
+from typing import NamedTuple
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import bindings
+
+rados = bindings.load('rados')
+rbd = bindings.load('rbd')
+
+LOG = logging.getLogger(__name__)
+
+# What the stock driver calls the snapshot that it makes and protects.
+SNAPSHOT = 'snap'
+
+# Longer than the 30 s for which a client that was killed is remembered.
+_REMOVE_SECONDS = 40
+
+
+class Pool(NamedTuple):
+    """A pool, and how to reach it."""
+
+    conffile: str
+    user: str
+    name: str
+    timeout: int = -1       # in seconds; negative: as librados decides
+
+
+@contextlib.contextmanager
+def connect(pool: Pool) -> Iterator[tuple[Any, Any]]:
+    """Connect to a pool; yields a rados.Rados and a rados.Ioctx.
+
+    :raises errors.SinkFailed: if the cluster does not answer
+    """
+    with translated(), contextlib.ExitStack() as stack:
+        cluster = rados.Rados(conffile=pool.conffile, rados_id=pool.user)
+        if pool.timeout >= 0:
+            for option in ('rados_osd_op_timeout', 'rados_mon_op_timeout',
+                           'client_mount_timeout'):
+                cluster.conf_set(option, str(pool.timeout))
+        cluster.connect()
+        stack.callback(cluster.shutdown)
+        ioctx = stack.enter_context(cluster.open_ioctx(pool.name))
+        # Without this, writes to a pool that is full or over its quota wait
+        # for room, for ever; with it they fail, and removing still works.
+        ioctx.set_osdmap_full_try()
+        yield cluster, ioctx
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn what Ceph raises into our errors."""
+    try:
+        yield
+    except (rbd.Error, rados.Error) as e:
+        LOG.error('Ceph refused: %s: %s', type(e).__name__, e)
+        raise failure(e) from e
+
+
+def failure(error: Exception) -> errors.SinkFailed:
+    """The error of ours that an error of Ceph is."""
+    if isinstance(error, rbd.ImageExists):
+        return errors.AlreadyStored(
+            'The store already holds data of this image.')
+    return failure_of(getattr(error, 'errno', 0))
+
+
+def failure_of(errnum: int) -> errors.SinkFailed:
+    """The error of ours for a status of a write."""
+    if errnum in (errno.ENOSPC, errno.EDQUOT):
+        return errors.StoreFull('The store has no room for the image.')
+    if errnum == errno.ETIMEDOUT:
+        return errors.SinkFailed('The store did not answer in time.')
+    return errors.SinkFailed('The store could not take the image.')
+
+
+def is_present(ioctx: Any, name: str) -> bool:
+    try:
+        rbd.Image(ioctx, name, read_only=True).close()
+    except rbd.ImageNotFound:
+        return False
+    return True
+
+
+def remove(ioctx: Any, name: str) -> None:
+    """Remove an image of ours with its snapshot, if it is there.
+
+    Ceph removes by way of its trash, which takes a write. In a pool over its
+    quota that write is refused until the cluster has noticed the room that
+    shrinking made. An image may also be busy until its last client is
+    forgotten.
+    """
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while is_present(ioctx, name):
+        try:
+            _empty(ioctx, name)
+            rbd.RBD().remove(ioctx, name)
+        except rbd.Error as e:
+            if time.monotonic() > deadline:
+                raise
+            LOG.info('Could not remove %s yet: %s', name, e)
+            time.sleep(1)
+
+
+def _empty(ioctx: Any, name: str) -> None:
+    with rbd.Image(ioctx, name) as image:
+        for snapshot in [s['name'] for s in image.list_snaps()]:
+            if image.is_protected_snap(snapshot):
+                image.unprotect_snap(snapshot)
+            image.remove_snap(snapshot)
+        image.resize(0)

@@ -1,0 +1,204 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Confines a process, then becomes the program that it is to run.
+
+Run as a script, by a Python of its own and without this package: code between
+fork and exec in a process of many threads may deadlock, and under uWSGI
+sys.executable is no Python. What is asked for comes as JSON in the first
+argument, see ``SandboxSpec``; the process then
+
+- dies with the thread that started it,
+- has limits on memory, CPU time and the size of files,
+- can gain no privileges,
+- can open no file but those that are named and the system's libraries, and
+  run no other program (Landlock, Linux 5.13),
+- can make no socket and reach into no other process (seccomp).
+
+The last two need no privileges, but a kernel that offers them; where it does
+not, the program runs without them.
+"""
+
+import ctypes
+import functools
+import glob
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import Any
+from typing import NamedTuple
+
+# Exit status for a program that could not be started, as shells have it.
+NOT_STARTED = 127
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+# linux/landlock.h; the numbers of the calls are the same on all machines.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION = 1
+_PATH_BENEATH = 1
+_EXECUTE, _WRITE, _READ, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
+# How many rights there are in each version, from the first on.
+_FS_RIGHTS = (13, 14, 15, 15, 16)
+_TCP, _SCOPES = 0b11, 0b11
+
+# Where libraries are, and the loader that the kernel runs a program by.
+_LIBRARIES = ('/lib', '/lib64', '/usr/lib', '/usr/lib64', '/usr/local/lib')
+_LOADERS = ('/lib/ld-*.so*', '/lib64/ld-*.so*', '/lib/*/ld-*.so*')
+_READABLE = ('/etc/ld.so.cache',)
+
+_SCMP_ALLOW, _SCMP_EPERM = 0x7fff0000, 0x00050001
+_FORBIDDEN = (
+    'socket', 'socketpair', 'connect', 'bind', 'listen', 'io_uring_setup',
+    'ptrace', 'process_vm_readv', 'process_vm_writev', 'pidfd_getfd',
+    'unshare', 'setns', 'mount', 'umount2', 'pivot_root', 'chroot', 'bpf',
+    'perf_event_open', 'userfaultfd', 'add_key', 'request_key', 'keyctl',
+)
+
+
+class SandboxSpec(NamedTuple):
+    """What to run, and what it may do."""
+
+    argv: list[str]
+    parent: int                 # pid of who asks
+    memory: int                 # address space in bytes
+    cpu_seconds: int
+    file_size: int              # largest file it may write, in bytes
+    readable: list[str]         # files
+    writable: list[str]         # files, which exist
+    listen: bool                # stdin is a socket for socket activation
+
+
+def landlock_version() -> int:
+    """The version of Landlock that the kernel offers; 0: none."""
+    return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, 0, _VERSION)))
+
+
+@functools.lru_cache(maxsize=1)
+def libseccomp() -> Any:
+    """The library that makes filters for system calls, or None."""
+    try:
+        library = ctypes.CDLL('libseccomp.so.2')
+    except OSError:
+        return None
+    library.seccomp_init.restype = ctypes.c_void_p
+    for name in ('seccomp_rule_add', 'seccomp_load'):
+        getattr(library, name).argtypes = (ctypes.c_void_p,)
+    return library
+
+
+def _die_with(parent: int) -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(NOT_STARTED)
+
+
+def _limit(spec: SandboxSpec) -> None:
+    for what, most in ((resource.RLIMIT_AS, spec.memory),
+                       (resource.RLIMIT_CPU, spec.cpu_seconds),
+                       (resource.RLIMIT_FSIZE, spec.file_size),
+                       # qemu starts up to 64 threads, and the address space
+                       # of their stacks counts: 8 MiB each by default.
+                       (resource.RLIMIT_STACK, 1 << 20),
+                       (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(what, (most, most))
+
+
+def _restrict_files(spec: SandboxSpec, program: str) -> None:
+    version = landlock_version()
+    if not version:
+        return
+    rights = (1 << _FS_RIGHTS[min(version, len(_FS_RIGHTS)) - 1]) - 1
+    attributes = struct.pack('QQQ', rights, _TCP if version >= 4 else 0,
+                             _SCOPES if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _LIBC.syscall(_CREATE_RULESET, attributes, size, 0)
+    loaders = [path for pattern in _LOADERS for path in glob.glob(pattern)]
+    for paths, allowed in (
+            (_LIBRARIES, _READ | _READ_DIR),
+            ((program, *loaders), _EXECUTE | _READ),
+            (_READABLE, _READ),
+            (('/dev/null',), _READ | _WRITE),
+            (spec.readable, _READ),
+            (spec.writable, _READ | _WRITE | _TRUNCATE)):
+        for path in paths:
+            _allow(ruleset, path, allowed & rights)
+    if _LIBC.syscall(_RESTRICT_SELF, ruleset, 0):
+        raise OSError(ctypes.get_errno(), 'landlock_restrict_self')
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, path: str, allowed: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    rule = struct.pack('=Qi', allowed, fd)
+    if _LIBC.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0):
+        raise OSError(ctypes.get_errno(), 'landlock_add_rule')
+    os.close(fd)
+
+
+def _restrict_calls() -> None:
+    library = libseccomp()
+    if library is None:
+        return
+    context = library.seccomp_init(_SCMP_ALLOW)
+    for name in _FORBIDDEN:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        # Negative: this machine has no such call.
+        if number >= 0:
+            library.seccomp_rule_add(context, _SCMP_EPERM, number, 0)
+    if library.seccomp_load(context):
+        raise OSError('seccomp_load')
+
+
+def _find(name: str) -> str:
+    for folder in os.environ['PATH'].split(':'):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK):
+            return os.path.realpath(path)
+    raise FileNotFoundError(name)
+
+
+def _activate() -> None:
+    """Move the socket from stdin to where socket activation expects it."""
+    os.dup2(0, 3)
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')
+
+
+def main(spec: SandboxSpec) -> None:
+    """Become the program."""
+    _die_with(spec.parent)
+    program = _find(spec.argv[0])
+    if spec.listen:
+        _activate()
+    _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _restrict_files(spec, program)
+    _restrict_calls()
+    # Last: what runs until here has other needs.
+    _limit(spec)
+    os.execv(program, spec.argv)     # noqa: S606
+
+
+if __name__ == '__main__':
+    try:
+        main(SandboxSpec(**json.loads(sys.argv[1])))
+    except OSError as e:
+        print(f'launcher: {e}', file=sys.stderr)
+        sys.exit(NOT_STARTED)

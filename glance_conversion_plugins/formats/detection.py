@@ -1,0 +1,197 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What format a stream of bytes has, and whether that is safe.
+
+The only caller of oslo.utils' inspectors. They look at a file before any qemu
+process touches it, and at the raw result while it is written, so that no
+format hides inside another.
+"""
+
+from collections.abc import Sequence
+import logging
+from typing import cast
+from typing import IO
+from typing import NamedTuple
+
+from oslo_utils.imageutils import format_inspector
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
+
+LOG = logging.getLogger(__name__)
+
+RULES = {
+    'backing_file': 'it refers to a backing file; convert it into a '
+                    'standalone image and upload that',
+    'data_file': 'it keeps its content in another file; convert it into a '
+                 'standalone image and upload that',
+    'unknown_features': 'it uses features of its format that are unknown '
+                        'here',
+    'banned': 'its format is not allowed',
+    'mbr': 'its master boot record is not valid',
+    'descriptor': 'its descriptor names other files, or is of a type that is '
+                  'not a single sparse file',
+    'footer': 'its footer is missing, or does not agree with its header; it '
+              'may be truncated',
+}
+
+# What the inspectors read at a time; where a footer decides they read all of
+# the file, and 4 KiB at a time take a minute for 10 GiB.
+_CHUNK = 64 * 1024
+_ZEROS = memoryview(bytes(_CHUNK))
+
+
+class Policy(NamedTuple):
+    """What this deployment allows."""
+
+    max_virtual_size: int                           # in bytes
+    gpt_safety_checks_nonfatal: Sequence[str] = ()
+    vmdk_allowed_types: Sequence[str] = ('streamOptimized',
+                                         'monolithicSparse')
+    # Bytes of data for each byte of an upload; 0: no limit.
+    max_expansion: int = 0
+
+
+class Found(NamedTuple):
+    """What a file is by its content."""
+
+    name: str               # a disk_format of Glance
+    virtual_size: int       # in bytes, as the header claims; 0: unknown
+
+
+def detect(path: str, policy: Policy) -> Found:
+    """Find the one format that a file has, and see that it is safe.
+
+    :raises errors.ImageRefused: names the rule that the file breaks
+    """
+    inspector = _inspect(path, policy)
+    try:
+        return Found(_name(inspector), inspector.virtual_size)
+    # A vmdk that is text alone, or a vhdx with half a number. What is wrong
+    # with them is for their tables to tell.
+    except Exception as e:
+        LOG.warning('Inspection failed: %r', e)
+        return Found(_name(inspector), 0)
+
+
+def check_result(path: str, disk_format: str, policy: Policy) -> None:
+    """See that a converted file is what it shall be, and hides nothing.
+
+    :raises errors.UnsafeImage: if not
+    """
+    found = detect(path, policy).name
+    if found != disk_format:
+        raise _hidden(found)
+
+
+def _inspect(path: str, policy: Policy) -> format_inspector.FileInspector:
+    """Find the one format that a file has, and see that it is safe."""
+    try:
+        with open(path, 'rb') as f:
+            wrapper = format_inspector.InspectWrapper(f)
+            while wrapper.read(_CHUNK) and not wrapper.format:
+                pass
+            wrapper.close()
+        found = wrapper.format
+        if found and not found.complete:
+            raise binary.truncated()
+        return _safe(found, policy)
+    except errors.ImageRefused:
+        raise
+    # An inspector that stumbles over its input has not decided either.
+    except Exception as e:
+        LOG.warning('Inspection failed: %r', e)
+        raise errors.UnsafeImage(
+            'The format of the image is not certain: its content matches '
+            'several formats, or only a part of one.') from e
+
+
+def _safe(inspector: format_inspector.FileInspector | None, policy: Policy
+          ) -> format_inspector.FileInspector:
+    """Run the safety checks."""
+    if inspector is None:
+        raise format_inspector.ImageFormatError('no decision')
+    try:
+        inspector.safety_check()
+    except format_inspector.SafetyCheckFailed as e:
+        tolerated = (set(policy.gpt_safety_checks_nonfatal)
+                     if inspector.NAME == 'gpt' else set())
+        if fatal := sorted(e.failures.keys() - tolerated):
+            LOG.warning('The image breaks the safety rule %s: %s', fatal[0],
+                        e.failures[fatal[0]])
+            why = RULES.get(fatal[0], f'it breaks the rule "{fatal[0]}"')
+            raise errors.UnsafeImage(f'The image is refused: {why}.') from e
+    return inspector
+
+
+def _name(inspector: format_inspector.FileInspector) -> str:
+    """Name a format as Glance does: GPT and MBR disks count as raw."""
+    return 'raw' if inspector.NAME == 'gpt' else str(inspector.NAME)
+
+
+def _hidden(found: str) -> errors.UnsafeImage:
+    return errors.UnsafeImage(
+        f'The image is refused: inside it hides another image, {found}.')
+
+
+class ResultInspector:
+    """Looks at the raw result while it passes by.
+
+    A consumer of the pipeline. It stops looking when no known format can
+    match any more, which takes less than 1 MiB of anything but an attack.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._chunk = b''
+        self._wrapper = format_inspector.InspectWrapper(
+            cast(IO[bytes], self))
+
+    def read(self, _size: int) -> bytes:
+        """Hand the wrapper what update() was given."""
+        return self._chunk
+
+    def _undecided(self) -> bool:
+        try:
+            return self._wrapper.formats is None
+        # An inspector that stumbles over its input; finish() refuses it.
+        except Exception as e:
+            LOG.warning('Inspection of the result failed: %r', e)
+            return False
+
+    def update(self, view: memoryview) -> None:
+        if self._undecided():
+            self._chunk = bytes(view)
+            self._wrapper.read(len(view))
+
+    def zeros(self, length: int) -> None:
+        while length and self._undecided():
+            step = min(length, len(_ZEROS))
+            self.update(_ZEROS[:step])
+            length -= step
+
+    def finish(self) -> None:
+        """Decide.
+
+        :raises errors.UnsafeImage: if the result is anything but raw
+        """
+        self._wrapper.close()
+        try:
+            found = _name(_safe(self._wrapper.format, self._policy))
+        except errors.ImageRefused:
+            raise
+        except Exception as e:
+            LOG.warning('Inspection of the result failed: %r', e)
+            found = 'of no certain format'
+        if found != 'raw':
+            raise _hidden(found)

@@ -1,0 +1,159 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Every name of Glance and glance_store that is not their public interface.
+
+Nothing else in this package imports Glance, or a private name of
+glance_store. So a release that changes one of them breaks this file, and its
+test says which name it was. Beside each stands why it is needed, and since
+which release it exists.
+"""
+
+import contextlib
+from typing import Any
+
+from glance.api import common as _api_common
+from glance.async_.flows import api_image_import as _api_image_import
+from glance.common import config as _config
+from glance.common import exception
+from glance.common import wsgi_app as _wsgi_app
+from glance import context as _context
+from glance import db as _db
+from glance.db.sqlalchemy import api as _sqlalchemy
+from glance.db.sqlalchemy import models as _models
+from glance import gateway as _gateway
+from glance import housekeeping as _housekeeping
+from glance import image_cache as _image_cache
+from glance.quota import keystone as _keystone_quota
+from glance_store._drivers import filesystem as filesystem_driver
+from glance_store._drivers import rbd as rbd_driver
+from glance_store.common import utils as _store_utils
+from glance_store import driver as _store_driver
+from oslo_config import cfg
+
+__all__ = ['exception', 'filesystem_driver', 'rbd_driver']
+
+# -- glance_store --------------------------------------------------------
+#
+# rbd_driver, filesystem_driver: what our drivers are but for zeros. The
+# package is called private; out-of-tree drivers have no other base. 0.1.
+
+# Lets add() answer callers older than its hashing_algo. 0.26.
+back_compat_add = _store_driver.back_compat_add
+
+# Cuts what is no iterator of chunks into chunks. 0.1.
+chunkreadable = _store_utils.chunkreadable
+
+# -- Glance: configuration ----------------------------------------------
+
+# The stores that Glance keeps for itself; without them ours can not be
+# created as glance-api does. 19.0.
+RESERVED_STORES = _wsgi_app.RESERVED_STORES
+
+# Defaults of other libraries that Glance changes. 12.0.
+set_config_defaults = _config.set_config_defaults
+
+# The files that glance-api reads where none are named. Private. 15.0.
+config_files = _wsgi_app._get_config_files
+
+# Where uploads are staged, as a path. 21.0.
+staging_store_path = _housekeeping.staging_store_path
+
+# What the configuration of conversion falls back to, and which plugins are
+# enabled: options that Glance registers where they are used. 18.0.
+cfg.CONF.import_opt('output_format',
+                    'glance.async_.flows.plugins.image_conversion',
+                    group='image_conversion')
+cfg.CONF.register_opts(_api_image_import.api_import_opts, 'image_import_opts')
+
+# -- Glance: an import ---------------------------------------------------
+
+# Properties by which Glance locks an image for a task, and notes which
+# stores are still to be written or have failed. 20.0 and 21.0.
+LOCK_PROPERTY = 'os_glance_import_task'
+IMPORTING_PROPERTY = 'os_glance_importing_to_stores'
+FAILED_PROPERTY = 'os_glance_failed_import'
+
+# How the URL of a location begins that a parallel import writes to the
+# database before there is one. 33.0.
+PENDING_URL = 'pending:'
+
+# Both kinds of quota; which of them is in force decides Glance. 2013.2 and
+# 23.0.
+check_quota = _api_common.check_quota
+enforce_image_size_total = _keystone_quota.enforce_image_size_total
+
+# -- Glance: records -----------------------------------------------------
+
+# Rows of the image cache, which no call of Glance adds up. 28.0.
+Image = _models.Image
+CachedImages = _models.CachedImages
+
+
+def database() -> Any:
+    """Glance's database as its own code sees it: plain rows. 2012.1."""
+    return _db.get_api()
+
+
+def session_for_read() -> contextlib.AbstractContextManager[Any]:
+    """A session of that database, for what it has no call for. 31.0."""
+    session: contextlib.AbstractContextManager[Any] = (
+        _sqlalchemy.session_for_read())
+    return session
+
+
+def admin_context() -> Any:
+    """Who may see and change everything. 2012.1."""
+    return _context.get_admin_context()
+
+
+def image_repo() -> Any:
+    """Images with their locations in the order in which Glance tries them.
+
+    Its ``delete_property_atomic`` breaks a lock. 2013.1; that: 21.0.
+    """
+    return _gateway.Gateway().get_repo(admin_context())
+
+
+def task_repo() -> Any:
+    """Tasks, which know how they may end. 2013.2."""
+    return _gateway.Gateway().get_task_repo(admin_context())
+
+
+# -- Glance: the image cache ---------------------------------------------
+
+def image_cache() -> Any:
+    """The image cache of this node, as Glance has it. 2012.1."""
+    return _image_cache.ImageCache()
+
+
+def cache_driver_name(cache: Any) -> str:
+    """The driver in use, which may not be the configured one. 2012.1."""
+    module: str = cache.driver_class.__module__
+    return module.rpartition('.')[2]
+
+
+def cache_path(cache: Any, image_id: str, state: str = 'active') -> str:
+    """Where the file of an image lies, cached or on its way there. 2012.1.
+
+    :param state: name of a folder: active, incomplete, invalid, queue
+    """
+    return str(cache.driver.get_image_filepath(image_id, state))
+
+
+def caching(cache: Any, image_id: str
+            ) -> contextlib.AbstractContextManager[Any]:
+    """At its end, what lies in ``incomplete`` is recorded as cached. 2012.1.
+    """
+    block: contextlib.AbstractContextManager[Any] = (
+        cache.driver.open_for_write(image_id))
+    return block

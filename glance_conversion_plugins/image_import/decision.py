@@ -1,0 +1,97 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What is done with an image: the one place that decides.
+
+Images are converted where their disk_format is one that qemu decodes and that
+the inspectors know, and their container_format is ``bare``. All others are
+kept as they were uploaded, and Glance inspects them as it always does. Of
+those that are converted, the raw ones go directly into stores of ours, in one
+pass; all others by way of a file in staging, which Glance uploads.
+"""
+
+from collections.abc import Mapping
+import enum
+import os
+from typing import NamedTuple
+
+from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.image_import import image
+from glance_conversion_plugins.stores import placeholder
+
+_KEPT_PROPERTIES = {
+    'img_signature': 'it is signed, and a converted image would not match '
+                     'its signature',
+    'os_encrypt': 'it is encrypted',
+}
+
+
+class Action(enum.Enum):
+    """What is done with an image."""
+
+    KEEP = 'kept as it is'
+    INSPECT = 'inspected, and kept as it is'
+    DIRECT = 'written directly into its stores'
+    STAGE = 'converted in staging'
+
+
+class Decision(NamedTuple):
+    """What is done, and why."""
+
+    action: Action
+    reason: str = ''
+    concerns_owner: bool = False    # the reason lies in the image
+
+
+def decide(declaration: image.Declaration, path: str,
+           kinds: Mapping[str, str | None], output_format: str) -> Decision:
+    """Decide what is done with one image.
+
+    :param path: of what is staged
+    :param kinds: for each target store the kind of ours that it is, or None
+    :param output_format: what the deployment wants
+    """
+    if path.endswith(placeholder.SUFFIX):
+        return Decision(Action.KEEP, 'it is converted already')
+    if reason := _why_kept(declaration):
+        return Decision(Action.KEEP, reason, concerns_owner=True)
+    # A deployment of a single store names none.
+    if output_format == 'raw' and kinds and all(kinds.values()):
+        if os.path.getsize(path) >= placeholder.SMALLEST:
+            return Decision(Action.DIRECT)
+    if declaration.disk_format == output_format:
+        return Decision(Action.INSPECT, f'it is {output_format} already')
+    return Decision(Action.STAGE)
+
+
+def only_rbd(decision: Decision, kinds: Mapping[str, str | None]) -> Decision:
+    """The same, for a plugin that does nothing but write into RBD."""
+    if decision.action is Action.KEEP:
+        return decision
+    if decision.action is not Action.DIRECT:
+        return Decision(Action.KEEP,
+                        f'it would not be {Action.DIRECT.value}')
+    if set(kinds.values()) != {'sparse_rbd'}:
+        return Decision(Action.KEEP, 'not every target store is of type '
+                        'sparse_rbd')
+    return decision
+
+
+def _why_kept(declaration: image.Declaration) -> str | None:
+    for prefix, reason in _KEPT_PROPERTIES.items():
+        if any(name.startswith(prefix) for name in declaration.properties):
+            return reason
+    if declaration.container_format != 'bare':
+        return f'its container format is {declaration.container_format}'
+    if declaration.disk_format not in inspection.DRIVERS:
+        return f'its disk format is {declaration.disk_format}'
+    return None

@@ -1,0 +1,142 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What was decided, done: an image is inspected, written or staged."""
+
+import os
+from typing import NamedTuple
+
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying.sinks import fanout
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.image_import import decision
+from glance_conversion_plugins.image_import import image as image_
+from glance_conversion_plugins.image_import import options
+from glance_conversion_plugins.stores import adoption
+from glance_conversion_plugins.stores import placeholder as placeholder_
+from glance_conversion_plugins.stores import protocols
+from glance_conversion_plugins import units
+
+
+class Context(NamedTuple):
+    """One image that is converted, and all that belongs to it."""
+
+    request: image_.ImportRequest
+    image: image_.ImportedImage
+    declaration: image_.Declaration
+    path: str                                       # of the staged upload
+    stores: dict[str, protocols.SparseStore]        # written to directly
+    placeholder: placeholder_.Placeholder
+    conversion: convert.Conversion
+    staged: set[str]            # paths of what goes should the import fail
+
+    @property
+    def converted_path(self) -> str:
+        """Where a converted image is staged, as stock Glance names it."""
+        return os.path.join(
+            os.path.dirname(self.path),
+            f'{self.request.image_id}.{options.output_format()}')
+
+
+class Result(NamedTuple):
+    """What Glance is to know of an image, and to store."""
+
+    path: str
+    disk_format: str
+    size: int               # in bytes, of the file at path
+    virtual_size: int       # in bytes
+    message: str            # for the owner
+
+
+def execute(action: decision.Action, context: Context) -> Result:
+    """Do with an image what was decided, other than KEEP."""
+    if action is decision.Action.DIRECT:
+        return _direct(context)
+    if action is decision.Action.STAGE:
+        return _stage(context)
+    return _inspect(context)
+
+
+def _info(context: Context) -> inspection.ImageInfo:
+    with context.conversion.clock.run('inspect'):
+        return inspection.inspect(
+            context.path, context.declaration.disk_format, options.policy(),
+            context.conversion.cancel)
+
+
+def _inspect(context: Context) -> Result:
+    info = _info(context)
+    convert.check(info, context.conversion)
+    return Result(context.path, info.disk_format, info.file_size,
+                  info.virtual_size,
+                  f'Inspected; it is {info.disk_format} already')
+
+
+def _direct(context: Context) -> Result:
+    info = _info(context)
+    context.image.check_quota(info.virtual_size)
+    request = context.request
+    sink = fanout.FanOut(
+        {store_id: store.sink(request.image_id, request.task_id)
+         for store_id, store in context.stores.items()},
+        request.all_stores_must_succeed)
+    found = convert.convert(info, options.policy(), sink,
+                            options.inline_digest_spec(), context.conversion)
+    _offer(context, info.virtual_size, found, sink.failures)
+    message = _message(context, info, 'raw')
+    for store_id, error in sink.failures.items():
+        message += f'. Store {store_id} failed: {error}'
+    return Result(context.placeholder.path, 'raw', info.virtual_size,
+                  info.virtual_size, message)
+
+
+def _offer(context: Context, size: int, found: digest.Digest,
+           failures: dict[str, errors.ConversionError]) -> None:
+    """Let the store drivers adopt what was written, or fail as it did."""
+    image_id, task_id = context.request.image_id, context.request.task_id
+    for store_id, store in context.stores.items():
+        if store_id in failures:
+            adoption.offer(store_id, image_id, task_id, failures[store_id])
+            continue
+        url, metadata = store.location(image_id)
+        adoption.offer(store_id, image_id, task_id, adoption.Written(
+            url, size, found.checksum, found.os_hash_value, metadata))
+
+
+def _stage(context: Context) -> Result:
+    info, target = _info(context), options.output_format()
+    if target == 'raw':
+        context.image.check_quota(info.virtual_size)
+    path = context.converted_path
+    size = convert.stage(info, options.policy(), path, target,
+                         options.output_options(), context.conversion)
+    try:
+        # Only now is it known what a format takes that is not raw.
+        context.image.check_quota(size)
+    except BaseException:
+        os.unlink(path)
+        raise
+    # A raw upload may end within a sector; no other format can.
+    sectors = -(-info.virtual_size // 512)
+    return Result(path, target, size, sectors * 512,
+                  _message(context, info, target))
+
+
+def _message(context: Context, info: inspection.ImageInfo, target: str
+             ) -> str:
+    progress = context.conversion.progress
+    return (f'Converted {info.disk_format} to {target}: '
+            f'{units.amount(info.virtual_size)}, '
+            f'{units.amount(progress.written)} of data, in '
+            f'{units.duration(progress.elapsed)}')

@@ -1,0 +1,63 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the configuration of this deployment says of imports."""
+
+from typing import Any
+
+from oslo_config import cfg
+
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.formats import detection
+
+CONF = cfg.CONF
+
+
+def output_format() -> str:
+    """What images are converted to, as Glance names it."""
+    return str(CONF.conversion.output_format
+               or CONF.image_conversion.output_format)
+
+
+def output_options() -> list[str]:
+    """Of qemu-img convert, where it writes images of that format."""
+    compression = CONF.conversion.qcow2_compression
+    if output_format() != 'qcow2' or compression == 'none':
+        return []
+    return ['-c', '-o', f'compression_type={compression}']
+
+
+def policy() -> detection.Policy:
+    """Which images are allowed."""
+    cap: Any = CONF.image_size_cap
+    return detection.Policy(
+        min(CONF.conversion.max_virtual_size or cap, cap),
+        CONF.image_format.gpt_safety_checks_nonfatal,
+        CONF.image_format.vmdk_allowed_types,
+        CONF.conversion.max_expansion)
+
+
+def digests_are_deferred() -> bool:
+    return bool(CONF.conversion.digests == 'deferred')
+
+
+def digest_spec() -> digest.DigestSpec:
+    """Which digests an image gets, now or later."""
+    return digest.DigestSpec(CONF.hashing_algorithm,
+                             CONF.conversion.legacy_checksum)
+
+
+def inline_digest_spec() -> digest.DigestSpec:
+    """Which of them are computed while the image is written."""
+    if digests_are_deferred():
+        return digest.DigestSpec(None, checksum=False)
+    return digest_spec()

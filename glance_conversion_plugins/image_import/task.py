@@ -1,0 +1,195 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The import tasks: what Glance runs, and undoes."""
+
+from collections.abc import Mapping
+import functools
+import logging
+import os
+from typing import Any
+
+from oslo_config import cfg
+from taskflow import task
+
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.image_import import completion
+from glance_conversion_plugins.image_import import decision
+from glance_conversion_plugins.image_import import execution
+from glance_conversion_plugins.image_import import heartbeat
+from glance_conversion_plugins.image_import import image as image_
+from glance_conversion_plugins.image_import import options
+from glance_conversion_plugins.image_import import slots
+from glance_conversion_plugins.maintenance import digests
+from glance_conversion_plugins.stores import adoption
+from glance_conversion_plugins.stores import placeholder
+from glance_conversion_plugins.stores import registry
+
+LOG = logging.getLogger(__name__)
+CONF = cfg.CONF
+
+_FILE = 'file://'
+
+
+class ConvertImage(task.Task):
+    """Converts the staged image, whatever its format and its stores are."""
+
+    default_provides = 'file_path'
+
+    def __init__(self, request: image_.ImportRequest,
+                 image: image_.ImportedImage, name: str) -> None:
+        super().__init__(name=name)
+        self._request = request
+        self._image = image
+        self._decision: decision.Decision | None = None
+        # Of a conversion that has begun.
+        self._context: execution.Context | None = None
+
+    def execute(self, file_path: str, **kwargs: Any) -> str:
+        """Convert ``file_path``, a file:// URI.
+
+        :returns: the URI of what Glance shall store: a placeholder that our
+            stores adopt, a converted file, or ``file_path`` where this plugin
+            steps aside
+        """
+        image_id = self._request.image_id
+        try:
+            return _FILE + self._execute(file_path.removeprefix(_FILE))
+        except errors.ConversionError as e:
+            raise compat.exception.UploadException(str(e)) from e
+        except OSError as e:
+            LOG.exception('Conversion of image %s failed', image_id)
+            raise compat.exception.UploadException(
+                'The conversion failed: the node that does it has a problem '
+                f'with its disk ({e.strerror}).') from e
+        except Exception as e:
+            LOG.exception('Conversion of image %s failed', image_id)
+            raise compat.exception.UploadException(
+                'The conversion failed for a reason that only the operator '
+                'of this cloud can see.') from e
+
+    def _execute(self, path: str) -> str:
+        declaration = self._image.declaration()
+        stores = {s: registry.find(s) for s in self._request.stores}
+        self._decision = self._decide(declaration, path, {
+            store_id: store.kind if store else None
+            for store_id, store in stores.items()})
+        if self._decision.action is decision.Action.KEEP:
+            self._explain(self._decision)
+            return path
+        direct = self._decision.action is decision.Action.DIRECT
+        self._context = execution.Context(
+            self._request, self._image, declaration, path,
+            {i: s for i, s in stores.items() if s and direct},
+            placeholder.Placeholder(os.path.dirname(path), placeholder.Header(
+                self._request.image_id, self._request.task_id,
+                declaration.disk_format, declaration.container_format)),
+            convert.Conversion(), {path})
+        result = self._convert(self._decision.action, self._context)
+        self._complete(self._context, result)
+        return result.path
+
+    def _decide(self, declaration: image_.Declaration, path: str,
+                kinds: Mapping[str, str | None]) -> decision.Decision:
+        return decision.decide(declaration, path, kinds,
+                               options.output_format())
+
+    def _explain(self, decided: decision.Decision) -> None:
+        LOG.info('%s leaves image %s as it is: %s', type(self).__name__,
+                 self._request.image_id, decided.reason)
+        if decided.concerns_owner:
+            completion.Completion(
+                self._request,
+                f'The image is kept as it is: {decided.reason}').start()
+
+    def _convert(self, action: decision.Action, context: execution.Context
+                 ) -> execution.Result:
+        conversion = context.conversion
+        with heartbeat.Heartbeat(self._image, conversion.progress,
+                                 conversion.cancel) as beating:
+            try:
+                context.placeholder.create()
+                with slots.hold(CONF.conversion.max_concurrent,
+                                CONF.oslo_concurrency.lock_path,
+                                conversion.progress, conversion.cancel):
+                    result = execution.execute(action, context)
+            except errors.Cancelled as e:
+                raise beating.reason or e from e
+        LOG.info('Image %s: %s (%s)', self._request.image_id, result.message,
+                 conversion.clock)
+        # Not before the heartbeat has ended: it would overwrite it.
+        self._image.report(result.message)
+        return result
+
+    def _complete(self, context: execution.Context, result: execution.Result
+                  ) -> None:
+        """Record the result, and see to what follows the import."""
+        self._image.record(result.disk_format, result.size,
+                           result.virtual_size)
+        context.staged.add(result.path)
+        context.placeholder.hand_on(result.path, result.size)
+        _remove(context.staged - {result.path})
+        later = None
+        if context.stores and options.digests_are_deferred():
+            later = functools.partial(digests.compute,
+                                      self._request.image_id,
+                                      spec=options.digest_spec(),
+                                      task_id=self._request.task_id)
+        completion.Completion(self._request, result.message,
+                              context.placeholder, context.stores, later
+                              ).start()
+
+    def revert(self, result: Any = None, **kwargs: Any) -> None:
+        """Leave nothing and give the image back; never raises.
+
+        Runs when this task failed, and when a later one did.
+        """
+        if self._decision and self._decision.action is decision.Action.KEEP:
+            return
+        context = self._context
+        adoption.forget(self._request.task_id)
+        if context:
+            context.placeholder.remove()
+        if self._image.is_taken_over():
+            LOG.warning('Image %s is imported by another task now',
+                        self._request.image_id)
+        else:
+            if context:
+                _remove(context.staged)
+            self._image.give_back(context.declaration if context else None)
+        # Last, for a store may take its time to answer.
+        try:
+            completion.finish(self._request, context.stores if context else {})
+        except Exception:
+            LOG.exception('Image %s is not settled', self._request.image_id)
+
+
+def _remove(paths: set[str]) -> None:
+    """Remove staged files, where they are still there."""
+    for path in paths:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            LOG.debug('%s is gone already', path)
+        except OSError:
+            LOG.exception('%s is left in staging', path)
+
+
+class RbdDirectConvert(ConvertImage):
+    """Does so only where all of it happens in stores of type sparse_rbd."""
+
+    def _decide(self, declaration: image_.Declaration, path: str,
+                kinds: Mapping[str, str | None]) -> decision.Decision:
+        return decision.only_rbd(super()._decide(declaration, path, kinds),
+                                 kinds)

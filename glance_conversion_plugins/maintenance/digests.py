@@ -1,0 +1,145 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""Digests that are computed after an image became active.
+
+By the process that imported it, or by whoever finds that this one died: while
+somebody is at it, the import's task is touched every minute.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+import logging
+import threading
+import time
+from typing import Any
+
+from oslo_config import cfg
+
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.stores import protocols
+from glance_conversion_plugins.stores import registry
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+# How often those who compute digests say that they still do.
+_BEAT_SECONDS = 60
+
+# Deferred digests of one process are computed one after the other: they take
+# two cores each, and nobody waits for them.
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def _at_work(task_id: str | None) -> Iterator[None]:
+    """Keep saying that somebody works for a task, which may have ended."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while task_id:
+            try:
+                records.touch_task(task_id)
+            except Exception:
+                LOG.warning('Task %s is not kept alive', task_id,
+                            exc_info=True)
+            if done.wait(_BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def compute(image_id: str,
+            stores: Mapping[str, protocols.Adoptable],
+            spec: digest.DigestSpec, task_id: str | None,
+            cancel: cancel_.Cancel = cancel_.NEVER,
+            progress: progress_.Progress | None = None) -> None:
+    """Compute digests of a stored image and record them.
+
+    :param stores: the stores that hold it, by their identifiers
+    :param task_id: of its import, which tells others that this goes on
+    """
+    with _at_work(task_id):
+        _compute(image_id, stores, spec, cancel,
+                 progress or progress_.Progress())
+
+
+def _compute(image_id: str, stores: Mapping[str, protocols.Adoptable],
+             spec: digest.DigestSpec, cancel: cancel_.Cancel,
+             progress: progress_.Progress) -> None:
+    for store_id, store in stores.items():
+        with _one_at_a_time:
+            start = time.monotonic()
+            with contextlib.closing(store.source(image_id)) as source:
+                progress.enter('Computing digests', source.size)
+                found = convert.digest_source(
+                    source, spec, progress=progress, cancel=cancel)
+        # An image that is removed under a reader reads as zeros.
+        if store_id in records.recorded_stores(image_id):
+            records.record_digests(image_id, *found)
+            LOG.info('Digests of image %s computed in %.1f s', image_id,
+                     time.monotonic() - start)
+            return
+
+
+def without_digests(silence: float = 0) -> Iterator[str]:
+    """Ids of active images in our stores whose digests are pending.
+
+    :param silence: seconds for which nobody may have worked on them
+    """
+    # All at once: an image that is deleted meanwhile would end the listing.
+    for image in list(filter(_is_pending, records.images(status='active'))):
+        task = records.last_task(image['id'])
+        if not task or records.age(task) >= silence:
+            yield image['id']
+
+
+def _is_pending(image: Any) -> bool:
+    """Whether an image lies where our imports put it, without a digest.
+
+    One that came by its location only has no algorithm either, unless Glance
+    was to digest it.
+    """
+    if image['os_hash_value'] or not image['os_hash_algo']:
+        return False
+    return any(
+        (store := registry.find(location['metadata'].get('store')))
+        and registry.is_in_place(store, image['id'], location)
+        for location in image['locations'])
+
+
+def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
+             progress: progress_.Progress | None = None) -> None:
+    """Compute and record digests that an interrupted process still owes."""
+    image = records.find_image(image_id)
+    if not image or image['status'] != 'active' or not _is_pending(image):
+        LOG.info('Image %s owes no digests any more', image_id)
+        return
+    stores = {store_id: store
+               for store_id in records.recorded_stores(image_id)
+               if (store := registry.find(store_id))}
+    task = records.last_task(image_id)
+    compute(image_id, stores, digest.DigestSpec(
+        image['os_hash_algo'], CONF.conversion.legacy_checksum),
+        task['id'] if task else None, cancel, progress)

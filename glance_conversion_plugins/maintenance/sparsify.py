@@ -1,0 +1,101 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Images that were stored with their zeros, and how they lose them.
+
+Nothing of an image is given back unless its content was verified: against the
+digest that Glance has recorded, or, where there is none, against itself.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+import uuid
+
+from oslo_config import cfg
+
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.stores import protocols
+from glance_conversion_plugins.stores import registry
+
+CONF = cfg.CONF
+
+
+class StoredImage(NamedTuple):
+    """An image in one of our stores."""
+
+    image_id: str
+    store_id: str
+    store: protocols.Sparsifiable
+    algorithm: str
+    os_hash_value: str | None
+
+    def zeros(self, progress: progress_.Progress) -> tuple[int, int]:
+        """(bytes stored, bytes of zeros among them)."""
+        return self.store.zeros(self.image_id, progress)
+
+    def sparsify(self, progress: progress_.Progress) -> None:
+        """Give the room of its zeros back.
+
+        :raises errors.ConversionError: if that is not possible; then nothing
+            has changed
+        """
+        source: Any = self.store.source(self.image_id)
+        try:
+            expected = self._digest(source, progress)
+        finally:
+            source.close()
+        if self.os_hash_value and expected != self.os_hash_value:
+            raise errors.DamagedImage(
+                'The stored data does not have the digest that Glance has '
+                'recorded; it stays as it is.')
+
+        def check(result: sources.Source) -> None:
+            if self._digest(result, progress) != expected:
+                raise errors.SinkFailed(
+                    'Without its zeros the image has another digest.')
+
+        self.store.sparsify(self.image_id, str(uuid.uuid4()), check, progress)
+
+    def _digest(self, source: sources.Source, progress: progress_.Progress
+                ) -> str | None:
+        progress.enter('Verifying', source.size)
+        return convert.digest_source(
+            source, digest.DigestSpec(self.algorithm, checksum=False),
+            progress=progress).os_hash_value
+
+
+def stored_images(image_ids: Sequence[str], store_ids: Sequence[str]
+                  ) -> Iterator[StoredImage]:
+    """Find images in our stores.
+
+    :param image_ids: of those to look at; empty: all
+    :param store_ids: of those to look into; empty: all
+    """
+    for image in records.images(status='active'):
+        if image_ids and image['id'] not in image_ids:
+            continue
+        for location in image['locations']:
+            store_id = location['metadata'].get('store')
+            if store_ids and store_id not in store_ids:
+                continue
+            store = registry.find(store_id)
+            if store and registry.is_in_place(store, image['id'], location):
+                yield StoredImage(image['id'], store_id, store,
+                                image['os_hash_algo'] or
+                                CONF.hashing_algorithm,
+                                image['os_hash_value'])

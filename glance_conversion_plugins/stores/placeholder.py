@@ -1,0 +1,142 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The file that stands in staging for an image that is elsewhere.
+
+It has the length of the converted image and no content but its first 4 KiB:
+a magic, by which our drivers refuse to store it, and who made it. The process
+that converts the image holds a lock on it, so whoever can take the lock knows
+that the process is gone.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from typing import NamedTuple
+
+# Glance's own clean-up knows files in staging by IMAGE_ID.ANYTHING.
+SUFFIX = '.converted'
+
+_MAGIC = b'glance-conversion-plugins placeholder, not image data\n'
+_HEADER_SIZE = 4096
+
+# An image of fewer bytes has no placeholder: the magic would not fit.
+SMALLEST = _HEADER_SIZE
+
+
+class Header(NamedTuple):
+    """Who made a placeholder, and what its image was declared as."""
+
+    image_id: str
+    task_id: str
+    disk_format: str
+    container_format: str
+
+
+class Placeholder:
+    """Created when a conversion begins, of full length when it ends."""
+
+    def __init__(self, folder: str, header: Header) -> None:
+        """Describe the file; nothing is made yet."""
+        self.path = os.path.join(folder, header.image_id + SUFFIX)
+        self._header = header
+        self._fd = -1
+        # What Glance is given to store.
+        self._handed_on: str | None = None
+
+    def create(self) -> None:
+        """Make the file, and hold its lock.
+
+        :raises BlockingIOError: if another task of this node does
+        """
+        # Not O_TRUNC: it would take the magic out of one that is in use.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                           | os.O_NOFOLLOW, 0o640)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write(_MAGIC
+                        + json.dumps(self._header._asdict()).encode())
+        except BaseException:
+            self.release()
+            raise
+
+    def _write(self, head: bytes) -> None:
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, head.ljust(_HEADER_SIZE), 0)
+        except OSError:
+            os.unlink(self.path)
+            raise
+
+    def hand_on(self, path: str, size: int) -> None:
+        """Note what Glance is given to store, of so many bytes.
+
+        Another file, for which this one only holds the lock; or this one,
+        which gets the length of the image, all of it a hole.
+        """
+        self._handed_on = path
+        if path == self.path:
+            os.ftruncate(self._fd, size)
+
+    def is_consumed(self) -> bool:
+        """Say whether Glance has what it was given.
+
+        Then it has removed that from staging.
+        """
+        return bool(self._handed_on) and not os.path.exists(
+            str(self._handed_on))
+
+    def remove(self) -> None:
+        """Remove the file, if it is still there and this one; let go of it.
+
+        May be called twice.
+        """
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._fd),
+                                    os.lstat(self.path)):
+                    os.unlink(self.path)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the lock; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+MAGIC_LENGTH = len(_MAGIC)
+
+
+def is_placeholder(head: bytes) -> bool:
+    """Say whether data that begins like this is one."""
+    return head[:len(_MAGIC)] == _MAGIC
+
+
+def read_abandoned(path: str) -> Header | None:
+    """Who made a placeholder whose maker is gone; None for any other file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        head = os.pread(fd, _HEADER_SIZE, 0)
+        if not is_placeholder(head):
+            return None
+        return Header(**json.loads(head.removeprefix(_MAGIC)))
+    except (OSError, ValueError, TypeError):
+        # Locked, or nothing of ours.
+        return None
+    finally:
+        os.close(fd)

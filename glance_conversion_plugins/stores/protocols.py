@@ -1,0 +1,115 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the rest of this package asks of a store driver, feature by feature.
+
+glance_store rebuilds a driver for nearly every use, so nothing of a transfer
+lives on it: every call says which image it is about.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
+from typing import Protocol
+from typing import runtime_checkable
+
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins.external import marks
+
+
+@runtime_checkable
+class Adoptable(Protocol):
+    """A store into which an import writes, so that ``add()`` can adopt it."""
+
+    kind: str   # of the entry point
+
+    def sink(self, image_id: str, task_id: str) -> sinks.Sink:
+        """Where to write a raw image."""
+
+    def source(self, image_id: str) -> sources.Source:
+        """Read back what is stored for an image."""
+
+    def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
+        """The URL and the metadata that Glance records for an image."""
+
+    def hand_over(self, image_id: str, task_id: str) -> None:
+        """Glance has recorded the image: take our mark off."""
+
+    def discard(self, image_id: str, task_id: str) -> None:
+        """Remove what a task wrote for an image, if it is still there."""
+
+    def probe(self) -> None:
+        """Do with a small image what an import does, and remove it.
+
+        :raises errors.SinkFailed: if the store does not let us
+        """
+
+
+@runtime_checkable
+class Recoverable(Protocol):
+    """A store that tells what dead writers have left in it."""
+
+    def marked(self) -> Iterable[marks.Mark]:
+        """Everything of ours in the store that bears our mark."""
+
+    def is_open(self, image_id: str, task_id: str) -> bool:
+        """Say whether a living process may be writing what a task began."""
+
+    def hand_over(self, image_id: str, task_id: str) -> None:
+        """Glance has recorded the image: take our mark off."""
+
+    def evict(self, image_id: str, task_id: str) -> None:
+        """Remove what a task wrote, and shut out a writer not quite dead."""
+
+
+@runtime_checkable
+class Sparsifiable(Protocol):
+    """A store that can give back the room of zeros that it holds."""
+
+    def source(self, image_id: str) -> sources.Source:
+        """Read what is stored for an image."""
+
+    def zeros(self, image_id: str, progress: progress_.Progress
+              ) -> tuple[int, int]:
+        """How many bytes are stored for an image, and how many are zeros."""
+
+    def sparsify(self, image_id: str, task_id: str,
+                 check: Callable[[sources.Source], None],
+                 progress: progress_.Progress) -> None:
+        """Give back the room that the zeros of an image take.
+
+        :param check: raises if it does not find the content that it expects
+        """
+
+
+@runtime_checkable
+class Replacing(Protocol):
+    """A store that sparsifies by replacing an image, and may be interrupted.
+    """
+
+    def nameless(self) -> list[str]:
+        """Ids of images whose names an interrupted replacement took."""
+
+    def put_back(self, image_id: str) -> None:
+        """Give an image its name back."""
+
+    def replaced(self) -> list[str]:
+        """Names of what was replaced and is still there."""
+
+    def forget_replaced(self) -> list[str]:
+        """Remove what was replaced; returns what could not be removed."""
+
+
+class SparseStore(Adoptable, Recoverable, Sparsifiable, Protocol):
+    """What each of our drivers is; some are ``Replacing`` too."""

@@ -1,0 +1,47 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the status command makes of qemu's own words."""
+
+from oslo_upgradecheck.upgradecheck import Code
+import pytest
+
+from glance_conversion_plugins.cmd.checks import environment
+
+REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
+
+
+@pytest.fixture
+def qemu_says(tmp_path, monkeypatch):
+    """Give a text to what becomes all of qemu."""
+    def write(text):
+        for name in ('qemu-img', 'qemu-nbd'):
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+            path.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=':')
+    return write
+
+
+@pytest.mark.parametrize('said', [
+    'qemu-img version 7.2.22\n\n'
+    'Supported formats: qcow2 raw vdi vhdx vmdk vpc',
+    'qemu-img version 10.0.13\n\n'
+    'Supported image formats:\n\n  qcow2 raw vdi\n  vhdx vmdk vpc',
+], ids=['7.2', '10.0'])
+def test_formats_that_qemu_knows(qemu_says, said):
+    qemu_says(said + REST)
+    assert environment.programs().code == Code.SUCCESS
+    qemu_says(said.replace(' vmdk', '') + REST)
+    result = environment.programs()
+    assert result.code == Code.FAILURE
+    assert 'can not read vmdk;' in result.details

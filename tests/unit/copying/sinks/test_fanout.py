@@ -1,0 +1,174 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+import threading
+
+import pytest
+
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying.sinks import fanout
+from glance_conversion_plugins import errors
+from tests.contract import images
+from tests.unit import fakes
+
+ERROR = errors.StoreFull('full')
+
+
+def _pair(all_must_succeed, fail_at=None):
+    """A sound sink and one that fails at the given call."""
+    good = fakes.FakeSink()
+    bad = fakes.FakeSink(fail_at={fail_at: ERROR})
+    return good, bad, fanout.FanOut({'bad': bad, 'good': good},
+                                    all_must_succeed)
+
+
+@pytest.mark.parametrize('all_must_succeed', [True, False])
+def test_every_call_reaches_every_sink(all_must_succeed):
+    one, two, both = _pair(all_must_succeed)
+    both.create(100)
+    assert both.write(memoryview(b'A' * 10), 5) == 10
+    both.zero(20, 30)
+    both.seal()
+    both.abort()
+    assert one.calls == two.calls == [
+        ('create', 100), ('write', 5, 10), ('zero', 20, 30), ('seal',),
+        ('abort',)]
+    assert both.failures == {}
+
+
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+def test_one_failure_is_all_it_takes_where_all_must_succeed(call):
+    _, bad, both = _pair(True, call)
+    with pytest.raises(errors.StoreFull) as caught:
+        both.create(100)
+        both.write(memoryview(b'A'), 0)
+        both.zero(0, 1)
+        both.seal()
+    assert caught.value is ERROR
+    assert both.failures == {'bad': ERROR}
+    assert bad.interrupted.is_set()
+
+
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+def test_one_that_fails_is_dropped_where_not_all_must_succeed(call):
+    good, bad, both = _pair(False, call)
+    both.create(100)
+    for _ in range(2):
+        assert both.write(memoryview(b'A'), 0) == 1
+        both.zero(0, 1)
+    both.seal()
+    assert good.names() == ['create', 'write', 'zero', 'write', 'zero',
+                            'seal']
+    # It is told once, stopped, and leaves nothing.
+    assert bad.names().count(call) == 1
+    assert bad.names()[-2:] == ['interrupt', 'abort']
+    assert both.failures == {'bad': ERROR}
+
+
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+def test_no_sink_left(call):
+    sinks = {n: fakes.FakeSink(fail_at={call: ERROR}) for n in 'ab'}
+    both = fanout.FanOut(sinks, all_must_succeed=False)
+    with pytest.raises(errors.StoreFull):
+        both.create(100)
+        both.write(memoryview(b'A'), 0)
+        both.zero(0, 1)
+        both.seal()
+    assert set(both.failures) == {'a', 'b'}
+
+
+@pytest.mark.parametrize('all_must_succeed', [True, False])
+def test_abort_reaches_also_those_that_failed(all_must_succeed):
+    good, bad, both = _pair(all_must_succeed, 'write')
+    both.create(100)
+    try:
+        both.write(memoryview(b'A'), 0)
+    except errors.StoreFull:
+        assert all_must_succeed
+    both.abort()
+    assert good.names()[-1] == bad.names()[-1] == 'abort'
+
+
+def test_interrupt_reaches_all():
+    one, two, both = _pair(True)
+    both.interrupt()
+    assert one.calls == two.calls == [('interrupt',)]
+
+
+def test_names_of_failures_are_those_of_stores():
+    other = errors.SinkFailed('slow')
+    both = fanout.FanOut({
+        'a': fakes.FakeSink(fail_at={'write': ERROR}),
+        'b': fakes.FakeSink(fail_at={'seal': other}),
+        'c': fakes.FakeSink()}, all_must_succeed=False)
+    both.create(1)
+    both.write(memoryview(b'A'), 0)
+    both.seal()
+    assert both.failures == {'a': ERROR, 'b': other}
+
+
+def test_what_failed_while_sealing_is_removed():
+    good, bad, both = _pair(False, 'seal')
+    both.create(1)
+    both.seal()
+    assert bad.names()[-1] == 'abort'
+    assert 'abort' not in good.names()
+
+
+def test_error_of_a_store_is_not_hidden_by_those_it_causes():
+    """A write under way is interrupted because another one failed.
+
+    What that write raises must not become the reason of the failure, though
+    it may be raised first.
+    """
+    sink = fakes.FakeSink()
+    only = fanout.FanOut({'a': sink}, all_must_succeed=True)
+    under_way, ended, caught = threading.Event(), threading.Event(), []
+
+    def before_write(offset):
+        if offset == 0:
+            under_way.set()
+            fakes.wait_for_interrupt(sink)
+        assert under_way.wait(60)
+        raise ERROR
+
+    def write_first():
+        try:
+            only.write(memoryview(b'A'), 0)
+        except errors.ConversionError as e:
+            caught.append(e)
+        ended.set()
+
+    def interrupt():
+        fakes.FakeSink.interrupt(sink)
+        assert ended.wait(60)
+
+    sink._before_write, sink.interrupt = before_write, interrupt
+    thread = threading.Thread(target=write_first)
+    thread.start()
+    with pytest.raises(errors.StoreFull):
+        only.write(memoryview(b'A'), 1)
+    thread.join(60)
+    assert caught == [ERROR]
+
+
+def test_copy_goes_on_with_the_sink_that_is_left():
+    good, bad, both = _pair(False, 'write')
+    source = fakes.FakeSource('A' * 16 * 20)
+    both.create(source.size)
+    pipeline.copy(source, both)
+    both.seal()
+    assert sorted(c[1:] for c in good.calls if c[0] == 'write') == [
+        (n * pipeline.CHUNK, pipeline.CHUNK) for n in range(20)]
+    assert bad.names()[-1] == 'abort'
+    assert source.size == 16 * 20 * images.BLOCK

@@ -1,0 +1,473 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+"""What is found in a real database of Glance, as the prefetcher asks it."""
+
+import contextlib
+import datetime
+import queue
+import uuid
+
+from glance import context as glance_context
+from glance.db.sqlalchemy import api
+from glance.db.sqlalchemy import models
+from oslo_config import cfg
+from oslo_utils import timeutils
+import pytest
+
+from glance_conversion_plugins import config
+from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.maintenance import digests
+from glance_conversion_plugins.maintenance.prefetch import choosing
+from glance_conversion_plugins.stores import registry
+from tests.unit import databases
+
+CONF = cfg.CONF
+
+START = datetime.datetime(2026, 1, 1)
+
+VISIBILITIES = ['public', 'community', 'shared', 'private']
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path):
+    with databases.glance_database(tmp_path / 'glance.sqlite'):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def policy():
+    """Sets options of [cache_prefetch] until the test ends."""
+    config.register_opts(CONF)
+    names = []
+
+    def policy(**options):
+        for name, value in options.items():
+            names.append(name)
+            CONF.set_override(name, value, 'cache_prefetch')
+
+    yield policy
+    for name in names:
+        CONF.clear_override(name, 'cache_prefetch')
+
+
+def _admin():
+    return glance_context.get_admin_context()
+
+
+def _image(name, visibility='public', *, age=0, tags=(), **values):
+    """Record an image; returns its id."""
+    image_id = api.image_create(_admin(), {
+        'id': str(uuid.uuid4()), 'name': name, 'visibility': visibility,
+        'status': 'active', 'size': 1 << 20, 'owner': 'somebody',
+        'min_disk': 0, 'min_ram': 0, 'disk_format': 'raw',
+        'container_format': 'bare', 'os_hash_algo': 'sha512',
+        'os_hash_value': 'd1', 'checksum': 'd2',
+        'created_at': START - datetime.timedelta(seconds=age)} | values)['id']
+    api.image_tag_set_all(_admin(), image_id, list(tags))
+    return image_id
+
+
+def _delete(image_id):
+    """Do as Glance does, which sets the status first."""
+    api.image_update(_admin(), image_id, {'status': 'deleted'})
+    api.image_destroy(_admin(), image_id)
+
+
+def _names(found):
+    return sorted(image['name'] for image in found)
+
+
+def _candidates(queued=()):
+    return {candidate.image_id: candidate.why
+            for candidate in choosing.candidates(list(queued))}
+
+
+# All that match
+
+def test_images_of_every_visibility_are_found():
+    for visibility in VISIBILITIES:
+        _image(visibility, visibility)
+    assert _names(records.images()) == sorted(VISIBILITIES)
+
+
+@pytest.mark.parametrize('visibility', VISIBILITIES)
+def test_a_visibility_finds_images_of_that_one_only(visibility):
+    for each in VISIBILITIES:
+        _image(each, each)
+    assert _names(records.images(visibility=visibility)) == [visibility]
+
+
+def test_deleted_images_are_not_among_the_active_ones():
+    _image('kept')
+    _delete(_image('deleted'))
+    assert _names(records.images(status='active')) == ['kept']
+
+
+def test_images_of_any_owner_and_hidden_ones_are_found():
+    _image('a', 'private', owner='a')
+    _image('b', 'private', owner='b')
+    _image('hidden', os_hidden=True)
+    assert _names(records.images()) == ['a', 'b', 'hidden']
+
+
+def test_more_images_than_fit_on_a_page_are_found_once_each():
+    visible = [str(uuid.uuid4()) for _ in range(1203)]
+    hidden = [str(uuid.uuid4()) for _ in range(30)]
+    with api.session_for_write() as session:
+        # Of one moment, so that only their ids tell them apart.
+        session.add_all([
+            models.Image(id=image_id, name=image_id, status='active',
+                         visibility=visibility, owner='somebody',
+                         created_at=START, updated_at=START)
+            for ids, visibility in ((visible, 'community'),
+                                    (hidden, 'private'))
+            for image_id in ids])
+    found = [image['id'] for image in records.images(visibility='community')]
+    assert len(found) == 1203
+    assert set(found) == set(visible)
+    assert len(list(records.images())) == 1233
+
+
+# One image
+
+def test_a_deleted_image_is_found_by_its_id():
+    image_id = _image('deleted')
+    _delete(image_id)
+    assert records.find_image(image_id)['deleted']
+
+
+@pytest.mark.parametrize('image_id', [
+    str(uuid.uuid4()), 'no image', 'x' * 300, ''])
+def test_an_image_that_never_was_is_none(image_id):
+    assert records.find_image(image_id) is None
+
+
+# The newest
+
+def test_the_newest_public_images_come_first():
+    ids = [_image(str(age), age=age) for age in (30, 10, 20, 0)]
+    found = [image['id'] for image in records.newest_public(3)]
+    assert found == [ids[3], ids[1], ids[2]]
+
+
+def test_only_active_public_images_are_among_the_newest():
+    wanted = _image('public', age=100)
+    for visibility in VISIBILITIES[1:]:
+        _image(visibility, visibility)
+    _image('hidden', os_hidden=True)
+    for status in ('queued', 'deactivated', 'importing'):
+        _image(status, status=status)
+    _delete(_image('deleted'))
+    found = [image['id'] for image in records.newest_public(10)]
+    assert found == [wanted]
+
+
+# What is hit most
+
+def _hit(image_id, node, hits):
+    if records.find_image(image_id) is None:
+        _image('hit', id=image_id)
+    with contextlib.suppress(api.exception.Duplicate):
+        api.node_reference_create(_admin(), node)
+    api.insert_cache_details(_admin(), node, image_id, 1 << 20, hits=hits)
+
+
+def test_hits_are_summed_over_all_nodes():
+    for node, hits in (('http://a', {'one': 5, 'two': 3, 'three': 4}),
+                       ('http://b', {'two': 4, 'three': 2}),
+                       ('http://c', {'one': 0, 'three': 3})):
+        for image_id, count in hits.items():
+            _hit(image_id, node, count)
+    assert records.most_hit(10) == ['three', 'two', 'one']
+    assert records.most_hit(2) == ['three', 'two']
+
+
+def test_what_was_never_hit_is_not_among_the_most_hit():
+    _hit('never', 'http://a', 0)
+    _hit('never', 'http://b', 0)
+    assert records.most_hit(10) == []
+    _hit('once', 'http://b', 1)
+    assert records.most_hit(10) == ['once']
+
+
+def test_hits_that_glance_counts_are_counted():
+    _hit('one', 'http://a', 0)
+    _hit('two', 'http://b', 1)
+    for _ in range(3):
+        api.update_hit_count(_admin(), 'one', 'http://a')
+    assert records.most_hit(10) == ['one', 'two']
+
+
+def test_a_deleted_image_takes_no_place_among_the_most_hit():
+    for image_id, hits in (('gone', 9), ('here', 1)):
+        _hit(image_id, 'http://a', hits)
+    _delete('gone')
+    assert records.most_hit(1) == ['here']
+
+
+# Policies
+
+def test_without_a_policy_nothing_is_wanted():
+    _image('public')
+    assert _candidates() == {}
+
+
+def test_any_of_the_properties_is_enough(policy):
+    policy(properties=[('prefetch', 'true'), ('os_distro', 'debian')])
+    one = _image('one', properties={'prefetch': 'true', 'other': 'x'})
+    two = _image('two', 'private', properties={'os_distro': 'debian'})
+    _image('none')
+    _image('other', properties={'prefetch': 'false', 'os_distro': 'true'})
+    assert _candidates() == {one: 'property prefetch=true',
+                             two: 'property os_distro=debian'}
+
+
+@pytest.mark.parametrize('name', [
+    'status', 'visibility', 'owner', 'id', 'checksum', 'size_min',
+    'created_at', 'changes-since', 'properties', 'deleted', 'tags',
+    'os_hidden', 'hw_max'])
+def test_a_property_is_not_taken_for_a_filter_of_glance(policy, name):
+    policy(properties=[(name, 'x')])
+    one = _image('one', properties={name: 'x'})
+    _image('two')
+    assert list(_candidates()) == [one]
+
+
+def test_an_image_with_both_properties_is_wanted_once(policy):
+    policy(properties=[('prefetch', 'true'), ('os_distro', 'debian')])
+    image_id = _image('both', properties={'os_distro': 'debian',
+                                          'prefetch': 'true'})
+    found, = choosing.candidates([])
+    assert found == choosing.Candidate(image_id, 'property prefetch=true',
+                                       1 << 20)
+
+
+def test_a_property_that_was_removed_does_not_count(policy):
+    policy(properties=[('prefetch', 'true')])
+    image_id = _image('one', properties={'prefetch': 'true'})
+    assert _candidates()
+    api.image_update(_admin(), image_id, {'properties': {}},
+                     purge_props=True)
+    assert _candidates() == {}
+
+
+def test_any_of_the_tags_is_enough(policy):
+    policy(tags=['golden', 'two words'])
+    one = _image('one', tags=['golden', 'else'])
+    two = _image('two', 'community', tags=['two words'])
+    _image('none')
+    _image('other', tags=['gold', 'words'])
+    assert _candidates() == {one: 'tag golden', two: 'tag two words'}
+
+
+def test_a_tag_that_was_removed_does_not_count(policy):
+    policy(tags=['golden'])
+    image_id = _image('one', tags=['golden'])
+    assert _candidates()
+    api.image_tag_delete(_admin(), image_id, 'golden')
+    assert _candidates() == {}
+
+
+def test_visibility_alone_asks_for_all_such_images(policy):
+    policy(visibility=['community', 'shared'])
+    ids = {each: _image(each, each) for each in VISIBILITIES}
+    assert _candidates() == {ids['community']: 'community',
+                             ids['shared']: 'shared'}
+
+
+def test_each_kind_of_condition_has_to_hold(policy):
+    policy(properties=[('a', '1'), ('b', '2')], tags=['x', 'y'],
+           visibility=['public', 'community'])
+    right = {'properties': {'b': '2'}, 'tags': ['y']}
+    wanted = _image('wanted', 'community', **right)
+    _image('private', 'private', **right)
+    _image('untagged', properties={'a': '1'})
+    _image('tagged', tags=['x'])
+    _image('mixed', properties={'a': '2', 'b': '1'}, tags=['x'])
+    assert _candidates() == {wanted: 'property b=2, tag y, community'}
+
+
+def test_only_active_images_are_selected(policy):
+    policy(visibility=['public'])
+    wanted = _image('wanted')
+    _delete(_image('deleted'))
+    for status in ('queued', 'saving', 'deactivated', 'importing'):
+        _image(status, status=status)
+    assert list(_candidates()) == [wanted]
+
+
+def test_more_than_a_page_of_images_is_selected(policy):
+    policy(visibility=['public'])
+    with api.session_for_write() as session:
+        session.add_all([
+            models.Image(id=str(uuid.uuid4()), status='active', size=1,
+                         visibility='public', checksum='d')
+            for _ in range(777)])
+    found = choosing.candidates([])
+    assert len(found) == 777
+    assert not [candidate for candidate in found if candidate.refusal]
+
+
+def test_what_matters_most_comes_first_and_each_image_once(policy):
+    policy(tags=['golden'], newest=2, most_hit=2)
+    old = _image('old', age=500)
+    hit = _image('hit', age=400)
+    golden = _image('golden', age=300, tags=['golden'])
+    new = _image('new', age=10)
+    newest = _image('newest', tags=['golden'])
+    _hit(hit, 'http://a', 5)
+    _hit(golden, 'http://a', 9)
+    assert list(_candidates([old, new]).items()) == [
+        (old, 'queued'), (new, 'queued'), (newest, 'tag golden'),
+        (golden, 'tag golden'), (hit, 'among the most hit')]
+
+
+def test_hidden_images_are_not_for_everybody_and_none_without_a_size(policy):
+    policy(visibility=['public'])
+    _image('hidden', os_hidden=True)
+    _image('unknown', size=None)
+    found = {candidate.refusal for candidate in choosing.candidates([])}
+    assert found == {'its size is not known'}
+
+
+def test_a_queued_image_that_is_gone_is_told_from_one_that_may_come():
+    deleted = _image('deleted')
+    _delete(deleted)
+    pending = _image('pending', status='pending_delete')
+    coming = _image('coming', status='queued')
+    bare = _image('bare', checksum=None, os_hash_value=None)
+    old = _image('old', os_hash_value=None, os_hash_algo=None)
+    unknown = str(uuid.uuid4())
+    found = choosing.candidates([deleted, pending, coming, bare, old,
+                                 unknown])
+    assert [(each.refusal, each.gone) for each in found] == [
+        ('it was deleted', True), ('it was deleted', True),
+        ('its status is queued', False),
+        ('it has no digest yet to verify it by', False),
+        (None, False), ('there is no such image', True)]
+
+
+def test_the_locations_of_an_image_are_loaded_with_it():
+    image_id = _image('one', locations=[
+        {'url': f'file:///{store}', 'metadata': {'store': store},
+         'status': 'active'} for store in ('near', 'far')])
+    image = records.load_image(image_id)
+    assert (image.image_id, image.size) == (image_id, 1 << 20)
+    assert (image.os_hash_algo, image.os_hash_value) == ('sha512', 'd1')
+    assert {location['metadata']['store'] for location in image.locations
+            } == {'near', 'far'}
+
+
+# Tasks, by which those who compute digests find each other
+
+def _task(image_id, silent_for):
+    """Record a task that has ended; returns its id."""
+    task_id = api.task_create(_admin(), {
+        'type': 'api_image_import', 'status': 'success', 'input': {},
+        'owner': 'somebody', 'image_id': image_id, 'user_id': 'u',
+        'request_id': 'r', 'message': 'Converted'})['id']
+    moment = timeutils.utcnow() - datetime.timedelta(seconds=silent_for)
+    with api.session_for_write() as session:
+        session.query(models.Task).filter_by(id=task_id).update(
+            {'updated_at': moment})
+    return task_id
+
+
+def test_the_last_task_of_an_image_is_the_one_last_at_work():
+    image_id = _image('one')
+    _task(image_id, 3000)
+    youngest = _task(image_id, 1000)
+    _task(image_id, 2000)
+    _task(_image('two'), 0)
+    found = records.last_task(image_id)
+    assert found['id'] == youngest
+    assert 1000 <= records.age(found) < 1100
+
+
+def test_an_image_without_a_task_has_none():
+    assert records.last_task(_image('one')) is None
+
+
+def test_a_task_that_is_touched_is_young_and_the_same():
+    image_id = _image('one')
+    task_id = _task(image_id, 1000)
+    records.touch_task(task_id)
+    found = records.last_task(image_id)
+    assert records.age(found) < 100
+    assert (found['status'], found['message']) == ('success', 'Converted')
+    records.touch_task(str(uuid.uuid4()))       # one that is gone
+
+
+def test_who_computes_digests_keeps_saying_so(monkeypatch):
+    said = queue.Queue()
+    monkeypatch.setattr(records, 'touch_task', said.put)
+    monkeypatch.setattr(digests, '_BEAT_SECONDS', 0.01)
+    with digests._at_work('task'):
+        assert [said.get(timeout=10) for _ in range(3)] == ['task'] * 3
+
+
+def test_a_database_that_is_away_does_not_stop_who_computes(monkeypatch):
+    tried = queue.Queue()
+
+    def fail(task_id):
+        tried.put(task_id)
+        raise OSError('away')
+
+    monkeypatch.setattr(records, 'touch_task', fail)
+    monkeypatch.setattr(digests, '_BEAT_SECONDS', 0.01)
+    with digests._at_work('task'):
+        assert [tried.get(timeout=10) for _ in range(2)] == ['task'] * 2
+
+
+# Which images owe digests
+
+class _Store:
+    def location(self, image_id):
+        return f'rbd://fsid/images/{image_id}/snap', {}
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    monkeypatch.setattr(registry, 'find',
+                        lambda store_id: _Store() if store_id else None)
+
+
+def _stored(name, pool='images', store='ceph', **values):
+    image_id = str(uuid.uuid4())
+    return _image(name, id=image_id, locations=[
+        {'url': f'rbd://fsid/{pool}/{image_id}/snap', 'status': 'active',
+         'metadata': {'store': store}}], **values)
+
+
+def test_only_what_an_import_of_ours_left_owes_digests(ours):
+    pending = _stored('pending', os_hash_value=None)
+    _stored('complete')
+    # As Nova's snapshots and other locations are added: without an algorithm.
+    _stored('foreign', os_hash_value=None, os_hash_algo=None)
+    _stored('elsewhere', pool='volumes', os_hash_value=None)
+    _stored('of another store', store='', os_hash_value=None)
+    assert list(digests.without_digests()) == [pending]
+
+
+def test_while_somebody_is_at_work_nobody_else_is(ours):
+    image_id = _stored('pending', os_hash_value=None)
+    _task(image_id, 500)
+    assert list(digests.without_digests(600)) == []
+    assert list(digests.without_digests(400)) == [image_id]
+
+
+def test_digests_that_came_meanwhile_are_left(ours):
+    image_id = _stored('complete')
+    digests.catch_up(image_id)
+    assert records.find_image(image_id)['os_hash_value'] == 'd1'
