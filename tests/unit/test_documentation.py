@@ -66,8 +66,8 @@ def messages():
     for path in sorted(PACKAGE.rglob('*.py')):
         for node in ast.walk(ast.parse(path.read_text())):
             if (isinstance(node, ast.Call) and node.args
-                    and re.match(r'errors\.\w+$|compat\.exception\.UploadException$'
-                                 r'|_refused$|RULES\.get$',
+                    and re.match(r'errors\.\w+$|_refused$|RULES\.get$'
+                                 r'|compat\.exception\.UploadException$',
                                  ast.unparse(node.func))):
                 # Of a lookup it is the last that stands for all others.
                 yield literal(node.args[-1])
