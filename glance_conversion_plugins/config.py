@@ -20,7 +20,20 @@ from oslo_config import types
 _UNITS = {'B': 0, 'KB': 10, 'MB': 20, 'GB': 30, 'TB': 40}
 
 
-class Size(types.ConfigType):
+class _Value(types.ConfigType):
+    """A type without parameters: all of one class are equal."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+class Size(_Value):
     """An amount of bytes, written as Glance's ``user_storage_quota`` is."""
 
     def __init__(self) -> None:
@@ -37,17 +50,8 @@ class Size(types.ConfigType):
     def _formatter(self, value: object) -> str:
         return str(value)
 
-    def __repr__(self) -> str:
-        return 'Size'
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-
-class Pair(types.ConfigType):
+class Pair(_Value):
     """A name and a value, written as ``name:value``."""
 
     def __init__(self) -> None:
@@ -64,15 +68,6 @@ class Pair(types.ConfigType):
 
     def _formatter(self, value: tuple[str, str]) -> str:
         return ':'.join(value)
-
-    def __repr__(self) -> str:
-        return 'Pair'
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
 
 
 CONVERSION_OPTS: list[cfg.Opt] = [

@@ -124,7 +124,7 @@ def is_placeholder(head: bytes) -> bool:
 
 
 def read_abandoned(path: str) -> Header | None:
-    """Who made a placeholder whose maker is gone; None for any other file."""
+    """The header of a placeholder whose process is gone; None of any other."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:

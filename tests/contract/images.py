@@ -90,3 +90,13 @@ def number_at(path: object, offset: int, length: int = 8) -> int:
     with open(str(path), 'rb') as f:
         f.seek(offset)
         return int.from_bytes(f.read(length), 'big')
+
+
+def damaged(path, compression_type):
+    """A qcow2 of A, B, C, D, all compressed; C does not decode."""
+    path = compressed(path, 'ABCD', f'compression_type={compression_type}')
+    l2 = number_at(path, number_at(path, 40)) & 0x00fffffffffffe00
+    entry = number_at(path, l2 + 2 * 8)
+    assert entry & 1 << 62, 'not compressed'
+    patch(path, entry & (1 << 54) - 1, b'\xff' * 16)
+    return path

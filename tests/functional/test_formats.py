@@ -202,7 +202,7 @@ def test_formats_by_the_direct_plugin_alone(glance, configure, images,
 
 
 def test_expansion_beyond_reason(glance, configure, images):
-    """Few MiB that stand for 1.2 GiB are refused, whatever the road."""
+    """Few MiB that stand for 1.2 GiB are refused, whichever way it goes."""
     configure(conversion={'max_expansion': 50})
     bomb = images.folder / 'bomb.qcow2'
     subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',

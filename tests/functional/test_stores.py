@@ -76,16 +76,16 @@ def test_several_stores(glance, configure, images, parallel, mode, stores):
 
 
 @pytest.mark.parametrize('all_must', [True, False])
-@pytest.mark.parametrize('road', ['direct', 'staged'])
+@pytest.mark.parametrize('way', ['direct', 'staged'])
 def test_one_store_that_is_full(glance, configure, images, all_must,
-                                     road, full):
+                                     way, full):
     """With and without the leave to fail."""
-    good, bad = (('ceph', 'files') if road == 'direct'
+    good, bad = (('ceph', 'files') if way == 'direct'
                  else ('local', 'other'))
     options = {'filesystem_store_datadir': full}
     configure(DEFAULT={'enabled_backends': (
         'ceph:sparse_rbd, local:file, '
-        + ('files:sparse_file' if road == 'direct' else 'other:file'))},
+        + ('files:sparse_file' if way == 'direct' else 'other:file'))},
         **{bad: options})
     qcow2, raw = images.qcow2('no-room')
     image_id = glance.begin(qcow2, stores=(good, bad), all_must=all_must)

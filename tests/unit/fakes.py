@@ -123,3 +123,16 @@ def wait_for_interrupt(part):
     """Block as a program does that has hung, until it is interrupted."""
     assert part.interrupted.wait(60), 'was not interrupted'
     raise errors.Cancelled('interrupted')
+
+
+def first_comes_last():
+    """For before_read: what is read at 0 waits for something else."""
+    later = threading.Event()
+
+    def before_read(offset):
+        if offset:
+            later.set()
+        else:
+            assert later.wait(60), 'nothing else is read'
+
+    return before_read

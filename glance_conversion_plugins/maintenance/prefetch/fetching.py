@@ -137,7 +137,7 @@ class Fetcher:
     def _paced(self, chunks: Iterable[bytes], store: str | None
                ) -> Iterator[bytes]:
         # What our drivers know to be zeros has not been read from anywhere.
-        thin = registry.find(store) is not None
+        thin = self._throttle.limits and registry.find(store) is not None
         for chunk in chunks:
             self._go_on()
             if not (thin and _is_zero(chunk)):

@@ -34,6 +34,11 @@ class Throttle:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
+    @property
+    def limits(self) -> bool:
+        """Whether there is a limit at all."""
+        return bool(self._rate)
+
     def take(self, length: int) -> None:
         """Account for so many bytes, and wait until they are due."""
         if not self._rate:

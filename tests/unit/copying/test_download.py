@@ -23,6 +23,7 @@ from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins import errors
 from tests.contract import checks
 from tests.contract import images
+from tests.unit import fakes
 from tests.unit import processes
 
 B = images.BLOCK
@@ -329,15 +330,7 @@ def test_pieces_are_read_at_the_same_time(ahead):
 
 @pytest.mark.parametrize('ahead', [2, 5])
 def test_pieces_come_in_order_whichever_is_read_first(ahead):
-    later = threading.Event()
-
-    def before_read(offset):
-        if offset:
-            later.set()
-        else:
-            assert later.wait(60)
-
-    source = Recording('ABCDEFGH', before_read=before_read)
+    source = Recording('ABCDEFGH', before_read=fakes.first_comes_last())
     assert b''.join(_download(source, ahead=ahead)) == source.content
 
 

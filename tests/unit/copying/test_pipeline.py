@@ -85,16 +85,8 @@ def test_consumers_see_everything_in_order(workers, queue_depth):
 
 def test_order_of_consumers_is_not_that_of_reading():
     """The first chunk comes last, and is seen first all the same."""
-    later = threading.Event()
-
-    def before_read(offset):
-        if offset:
-            later.set()
-        else:
-            assert later.wait(60)
-
     consumer = fakes.Recorder()
-    _copy(fakes.FakeSource('A' * 16 + 'B' * 16, before_read),
+    _copy(fakes.FakeSource('A' * 16 + 'B' * 16, fakes.first_comes_last()),
           fakes.FakeSink(), (consumer,))
     assert consumer.seen == [b'A' * M, b'B' * M]
 

@@ -106,13 +106,7 @@ def source(path):
 
 @pytest.mark.parametrize('kind', ['zlib', 'zstd'])
 def test_corrupt_compressed_cluster(tmp_path, kind):
-    path = images.compressed(tmp_path / 'disk', 'ABCD',
-                             f'compression_type={kind}')
-    l2 = images.number_at(path, images.number_at(path, 40))
-    l2 &= 0x00fffffffffffe00
-    entry = images.number_at(path, l2 + 2 * 8)
-    assert entry & 1 << 62, 'not compressed'
-    images.patch(path, entry & (1 << 54) - 1, b'\xff' * 16)
+    path = images.damaged(tmp_path / 'disk', kind)
     source = nbd_source.NbdSource(_qcow2(path), 4 * images.BLOCK)
     try:
         for block, char in ((0, 'A'), (1, 'B'), (3, 'D')):
@@ -144,7 +138,8 @@ def test_server_that_died_before_a_read(source):
         list(source.extents(0, SIZE))
 
 
-def test_server_that_dies_while_many_read(source):
+def _ended_by(stop, source):
+    """How reads of many threads end that go on until something stops them."""
     reading = threading.Semaphore(0)
 
     def read_on():
@@ -156,26 +151,17 @@ def test_server_that_dies_while_many_read(source):
         readers = [pool.submit(read_on) for _ in range(8)]
         for _ in range(16):
             assert reading.acquire(timeout=60)
-        os.kill(source._server.pid, signal.SIGKILL)
-        ended = [r.exception(60) for r in readers]
-    assert {type(e) for e in ended} == {errors.SourceFailed}
+        stop()
+        return {type(reader.exception(60)) for reader in readers}
+
+
+def test_server_that_dies_while_many_read(source):
+    assert _ended_by(lambda: os.kill(source._server.pid, signal.SIGKILL),
+                     source) == {errors.SourceFailed}
 
 
 def test_interrupt_while_many_read(source):
-    reading = threading.Semaphore(0)
-
-    def read_on():
-        while True:
-            assert _read(source, 0) == EXPECTED[:images.BLOCK]
-            reading.release()
-
-    with futures.ThreadPoolExecutor(8) as pool:
-        readers = [pool.submit(read_on) for _ in range(8)]
-        for _ in range(16):
-            assert reading.acquire(timeout=60)
-        source.interrupt()
-        ended = [r.exception(60) for r in readers]
-    assert {type(e) for e in ended} == {errors.Cancelled}
+    assert _ended_by(source.interrupt, source) == {errors.Cancelled}
 
 
 def test_extents_after_interrupt(source):
