@@ -13,7 +13,8 @@
 """Patience with Glance's database.
 
 Two writers of one row deadlock on a Galera cluster, and any two writers do
-under SQLite. An import must not fail for that after minutes of work.
+under SQLite; and every database fails over at times. An import must not fail
+for that after minutes of work.
 """
 
 from oslo_db import api
@@ -26,7 +27,8 @@ def _is_conflict(error: Exception) -> bool:
         error, exception.DBDeadlock)
 
 
-patient = api.wrap_db_retry(max_retries=20, retry_interval=0.05,
-                            max_retry_interval=1, inc_retry_interval=True,
-                            retry_on_deadlock=True,
+# Two minutes: a Galera cluster or a primary fails over in less than one.
+patient = api.wrap_db_retry(max_retries=65, retry_interval=0.05,
+                            max_retry_interval=2, inc_retry_interval=True,
+                            retry_on_deadlock=True, retry_on_disconnect=True,
                             exception_checker=_is_conflict)

@@ -39,7 +39,6 @@ class Context(NamedTuple):
     stores: dict[str, protocols.SparseStore]        # written to directly
     placeholder: placeholder_.Placeholder
     conversion: convert.Conversion
-    staged: set[str]            # paths of what goes should the import fail
 
     @property
     def converted_path(self) -> str:

@@ -52,7 +52,8 @@ class ConvertImage(task.Task):
         super().__init__(name=name)
         self._request = request
         self._image = image
-        self._decision: decision.Decision | None = None
+        # Paths of what goes should the import fail.
+        self._staged: set[str] = set()
         # Of a conversion that has begun.
         self._context: execution.Context | None = None
 
@@ -80,23 +81,24 @@ class ConvertImage(task.Task):
                 'of this cloud can see.') from e
 
     def _execute(self, path: str) -> str:
+        self._staged.add(path)
         declaration = self._image.declaration()
         stores = {s: registry.find(s) for s in self._request.stores}
-        self._decision = self._decide(declaration, path, {
+        decided = self._decide(declaration, path, {
             store_id: store.kind if store else None
             for store_id, store in stores.items()})
-        if self._decision.action is decision.Action.KEEP:
-            self._explain(self._decision)
+        if decided.action is decision.Action.KEEP:
+            self._explain(decided)
             return path
-        direct = self._decision.action is decision.Action.DIRECT
+        direct = decided.action is decision.Action.DIRECT
         self._context = execution.Context(
             self._request, self._image, declaration, path,
             {i: s for i, s in stores.items() if s and direct},
             placeholder.Placeholder(os.path.dirname(path), placeholder.Header(
                 self._request.image_id, self._request.task_id,
                 declaration.disk_format, declaration.container_format)),
-            convert.Conversion(), {path})
-        result = self._convert(self._decision.action, self._context)
+            convert.Conversion())
+        result = self._convert(decided.action, self._context)
         self._complete(self._context, result)
         return result.path
 
@@ -137,9 +139,9 @@ class ConvertImage(task.Task):
         """Record the result, and see to what follows the import."""
         self._image.record(result.disk_format, result.size,
                            result.virtual_size)
-        context.staged.add(result.path)
+        self._staged.add(result.path)
         context.placeholder.hand_on(result.path, result.size)
-        _remove(context.staged - {result.path})
+        _remove(self._staged - {result.path})
         later = None
         if context.stores and options.digests_are_deferred():
             later = functools.partial(digests.compute,
@@ -153,10 +155,9 @@ class ConvertImage(task.Task):
     def revert(self, result: Any = None, **kwargs: Any) -> None:
         """Leave nothing and give the image back; never raises.
 
-        Runs when this task failed, and when a later one did.
+        Runs when this task failed, and when a later one did: also for an
+        image that is kept, which Glance may have refused since.
         """
-        if self._decision and self._decision.action is decision.Action.KEEP:
-            return
         context = self._context
         adoption.forget(self._request.task_id)
         if context:
@@ -165,8 +166,7 @@ class ConvertImage(task.Task):
             LOG.warning('Image %s is imported by another task now',
                         self._request.image_id)
         else:
-            if context:
-                _remove(context.staged)
+            _remove(self._staged)
             self._image.give_back(context.declaration if context else None)
         # Last, for a store may take its time to answer.
         try:

@@ -95,4 +95,11 @@ def test_a_wrong_signature_is_refused(glance, images, signer, store):
                             **signer.properties(b'something else'))
     assert glance.finish(image_id)['status'] != 'active'
     assert glance.task(image_id)['status'] == 'failure'
+    # Its owner has it back, to be uploaded and imported again.
+    assert glance.show(image_id)['status'] == 'queued'
+    assert glance.staged() == []
     assert glance.stored() == []
+    glance.stage(image_id, qcow2)
+    glance.start_import(image_id, (store,))
+    assert glance.finish(image_id)['status'] == 'queued'
+    assert glance.staged() == []
