@@ -123,6 +123,20 @@ How the clusters of an image are compressed that is converted to qcow2.
 Compressed images take less room in the store and on its way to it, and more
 CPU time on each read.
 """),
+    cfg.StrOpt('deployment', default='', help="""
+Name of this deployment, where several have their stores in one pool.
+
+It is part of the name of what is being written, so that none of them judges
+what another has left there. It must be the same on all nodes of a deployment.
+Unset, the host and the name of Glance's database are taken.
+"""),
+    cfg.BoolOpt('keep_upload', default=True, help="""
+Whether the upload of an interrupted import stays in staging, so that its owner
+can import the image again without uploading it again.
+
+Turn it off where staging does not outlive a restart of Glance, as in a pod
+without a volume for it.
+"""),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 

@@ -25,12 +25,15 @@
     ├── SinkFailed            a store did not take the data
     │   ├── StoreFull
     │   ├── WriteDenied
-    │   └── AlreadyStored
+    │   ├── NotStored
+    │   ├── AlreadyStored
+    │   └── Fenced            it was taken from its writer
     ├── StagingFull           the node has no room for what it converts
     ├── Busy                  another process does the same
     ├── Stalled               nothing moved for too long
     ├── Cancelled             there is nothing left to import
-    │   └── TakenOver         another task imports the image now
+    │   ├── TakenOver         another task imports the image now
+    │   └── Stopping          this node is about to end
     └── Misconfigured         this deployment can not do what it was asked to
 
 ``str()`` of any of them is one sentence for the owner of the image: no path,
@@ -83,8 +86,20 @@ class WriteDenied(SinkFailed):
     """Nothing may be written there, or it is not mounted."""
 
 
+class NotStored(SinkFailed):
+    """The store has no data under the name of this image."""
+
+
 class AlreadyStored(SinkFailed):
     """The store already holds data under the name of this image."""
+
+
+class Fenced(SinkFailed):
+    """What was written was taken from its writer, which seemed dead."""
+
+    def __init__(self) -> None:
+        super().__init__('The import was silent for so long that it counted '
+                         'as dead; import the image again.')
 
 
 class StagingFull(ConversionError):
@@ -105,6 +120,14 @@ class Cancelled(ConversionError):
 
 class TakenOver(Cancelled):
     """Another task imports the image now; its files are not ours."""
+
+
+class Stopping(Cancelled):
+    """This node is about to end."""
+
+    def __init__(self) -> None:
+        super().__init__('The import was interrupted, for the node that did '
+                         'it is being stopped.')
 
 
 class Misconfigured(ConversionError):

@@ -46,7 +46,8 @@ def _flow(kind: type[task.ConvertImage], kwargs: dict[str, Any]
           ) -> linear_flow.Flow:
     request = image_.ImportRequest(
         kwargs['image_id'], kwargs['task_id'], kwargs.get('backend') or [],
-        kwargs['import_req'].get('all_stores_must_succeed', True))
+        kwargs['import_req'].get('all_stores_must_succeed', True),
+        kwargs['import_req'].get('method', {}).get('name', ''))
     image = image_.ImportedImage(
         kwargs['context'], request.task_id, kwargs['task_repo'],
         kwargs['action_wrapper'], request.stores)

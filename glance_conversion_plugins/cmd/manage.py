@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import functools
 import sys
-import time
 from typing import Any
 
 from oslo_config import cfg
@@ -35,7 +34,6 @@ from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance.prefetch import status
 from glance_conversion_plugins.maintenance import sparsify
-from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins import units
 
@@ -66,9 +64,9 @@ def _add_commands(subparsers: Any) -> None:
         '--store', action='append', default=[], metavar='STORE',
         help='look into this store only; may be given again')
     parser.add_argument(
-        '--grace', type=float, default=60, metavar='SECONDS',
+        '--grace', type=float, default=sparsify.GRACE, metavar='SECONDS',
         help='how long downloads that have begun may go on reading the RBD '
-             'images that were replaced; 60 if not given')
+             f'images that were replaced; {sparsify.GRACE} if not given')
     parser.add_argument('image', nargs='*', help='id; all, if none is given')
     parser.set_defaults(run=sparsify_)
     parser = subparsers.add_parser(
@@ -150,16 +148,12 @@ def sparsify_(args: Any) -> int:
 
 def _put_back() -> None:
     """Give names back that a dead run has taken."""
-    for store_id, store in _replacing().items():
-        for image_id in cleanup.nameless(store_id, store):
+    for store_id in registry.identifiers():
+        if not (store := registry.find_replacing(store_id)):
+            continue
+        for image_id in sparsify.nameless(store_id):
             store.put_back(image_id)
             print(f'image {image_id} has its name back')
-
-
-def _replacing() -> dict[str, protocols.Replacing]:
-    """The stores that replace images to sparsify them, by identifier."""
-    return {store_id: store for store_id in registry.identifiers()
-            if (store := registry.find_replacing(store_id))}
 
 
 def _sparsify(found: sparsify.StoredImage, dry_run: bool) -> None:
@@ -176,16 +170,22 @@ def _sparsify(found: sparsify.StoredImage, dry_run: bool) -> None:
 
 def _forget_replaced(grace: float) -> bool:
     """Remove replaced images once nobody reads them; returns success."""
-    holding = [store for store in _replacing().values() if store.replaced()]
-    if holding:
-        print(f'waiting {grace:.0f} s for those who still read the old '
-              'images', flush=True)
-        with display.Display(quiet=True) as shown:
-            shown.progress.enter('Waiting')
-            time.sleep(grace)
-    left = [name for store in holding for name in store.forget_replaced()]
-    for name in left:
-        print(f'{name} is in use and stays; run this again later')
+    left = 0
+    for store_id in registry.identifiers():
+        if not (store := registry.find_replacing(store_id)):
+            continue
+        for mark in sparsify.replaced(store_id, grace):
+            try:
+                store.forget_replaced(mark)
+            except Exception as e:
+                LOG.warning('%s stays', mark, exc_info=True)
+                print(f'what image {mark.image_id} was stays: {e}')
+                left += 1
+        if later := sparsify.replaced(store_id, 0):
+            print(f'{len(later)} replaced images stay in store {store_id} '
+                  'for those who still read them; this command and the agent '
+                  f'remove them {units.duration(grace)} after they were '
+                  'replaced')
     return not left
 
 

@@ -20,7 +20,7 @@ from glance_conversion_plugins.copying import download
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.external import folder
+from glance_conversion_plugins.external import os_errors
 
 _CHUNK = 1024 * 1024
 
@@ -70,7 +70,7 @@ def punch(path: str, source: download.Readable, block: int,
     :param source: reads the same file
     :raises errors.SinkFailed: if the file system knows no holes
     """
-    with folder.translated(os.path.dirname(path)):
+    with os_errors.translated(os.path.dirname(path)):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for run in stored_zeros(source, block, progress):

@@ -26,44 +26,22 @@ import logging
 import os
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import locks
 from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import os_errors
 
 LOG = logging.getLogger(__name__)
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What file systems say that know no second names.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
-
-@contextlib.contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Turn what the system raises into our errors.
-
-    :param path: of the folder, for the log
-    """
-    try:
-        yield
-    except OSError as e:
-        LOG.error('The file store in %s failed: %s', path, e)
-        raise _failure(e) from e
+# How long one who cleans a folder waits for another one.
+_TURN_SECONDS = 120
 
 
-def _failure(error: OSError) -> errors.SinkFailed:
-    if error.errno in _NO_ROOM:
-        return errors.StoreFull('The store has no room for the image.')
-    if error.errno in _DENIED:
-        return errors.WriteDenied('The store can not be written to.')
-    return errors.SinkFailed('The store could not take the image.')
-
-
-def partial_name(image_id: str, task_id: str) -> str:
-    """Name an image while it is not yet Glance's."""
-    return '.' + marks.Mark(image_id, task_id).name(marks.PARTIAL)
-
-
-def _sealed_name(image_id: str, task_id: str) -> str:
-    return '.' + marks.Mark(image_id, task_id).name(marks.SEALED)
+def name_of(mark: marks.Mark, state: str) -> str:
+    """What a file is called that bears a mark; hidden from listings."""
+    return '.' + mark.name(state)
 
 
 class Folder:
@@ -77,7 +55,7 @@ class Folder:
         :raises errors.SinkFailed: if it is not there
         """
         self.path = path
-        with translated(self.path):
+        with os_errors.translated(self.path):
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY
                                | os.O_CLOEXEC)
         try:
@@ -109,53 +87,60 @@ class Folder:
         return self._stat(name) is not None
 
     def _stat(self, name: str) -> os.stat_result | None:
-        with (translated(self.path),
+        with (os_errors.translated(self.path),
               contextlib.suppress(FileNotFoundError)):
             return os.lstat(name, dir_fd=self._fd)
         return None
 
-    def create(self, image_id: str, task_id: str) -> io.FileIO:
+    def create(self, mark: marks.Mark) -> io.FileIO:
         """Begin an image; the file is locked while its writer lives."""
-        if self.holds(image_id):
+        if self.holds(mark.image_id):
             raise _taken()
-        with translated(self.path):
-            file = open(partial_name(image_id, task_id),  # noqa: SIM115
+        with os_errors.translated(self.path):
+            file = open(name_of(mark, marks.PARTIAL),   # noqa: SIM115
                         'xb', buffering=0, opener=self._opener)
-        with contextlib.suppress(OSError):      # a file server may not know
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody may look just now whether it is locked.
+        locks.wait(file.fileno(), 1)
         return file
 
     def _opener(self, name: str, flags: int) -> int:
         return os.open(name, flags, 0o666, dir_fd=self._fd)
 
-    def publish(self, image_id: str, task_id: str) -> None:
+    def publish(self, mark: marks.Mark) -> None:
         """Give a complete file the name of its image, and keep a mark.
 
         :raises errors.AlreadyStored: if the name is taken
+        :raises errors.Fenced: if the file was taken from its writer
         """
-        partial = partial_name(image_id, task_id)
-        with translated(self.path):
+        with os_errors.translated(self.path):
             if not os.path.samestat(os.stat(self.path), os.fstat(self._fd)):
                 raise errors.SinkFailed('The store is no longer mounted.')
             try:
-                os.link(partial, image_id, src_dir_fd=self._fd,
-                        dst_dir_fd=self._fd)
+                os.link(name_of(mark, marks.PARTIAL), mark.image_id,
+                        src_dir_fd=self._fd, dst_dir_fd=self._fd)
             except FileExistsError as e:
                 raise _taken() from e
+            except FileNotFoundError as e:
+                raise errors.Fenced from e
             except OSError as e:
                 if e.errno not in _NO_LINKS:
                     raise
-                self._rename(image_id, task_id)
+                self._publish_without_links(mark)
             self.sync()
 
-    def _rename(self, image_id: str, task_id: str) -> None:
-        self._touch(image_id)
+    def _publish_without_links(self, mark: marks.Mark) -> None:
+        self._touch(name_of(mark, marks.SEALED))
         try:
-            self._touch(_sealed_name(image_id, task_id))
-            os.rename(partial_name(image_id, task_id), image_id,
-                      src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self._touch(mark.image_id)
+            try:
+                if not self._rename(name_of(mark, marks.PARTIAL),
+                                    mark.image_id):
+                    raise errors.Fenced
+            except BaseException:
+                self._unlink(mark.image_id)
+                raise
         except BaseException:
-            self._unlink(image_id)
+            self._unlink(name_of(mark, marks.SEALED))
             raise
 
     def _touch(self, name: str) -> None:
@@ -165,39 +150,124 @@ class Folder:
         except FileExistsError as e:
             raise _taken() from e
 
+    def _rename(self, name: str, to: str) -> bool:
+        """Rename a file, unless somebody else has taken it."""
+        try:
+            os.rename(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        return True
+
     def sync(self) -> None:
         """Make what was linked, renamed or removed durable."""
         os.fsync(self._fd)
 
-    def hand_over(self, image_id: str, task_id: str) -> None:
-        """Take our mark off; the file is as if Glance had written it."""
-        with translated(self.path):
-            self._unlink(partial_name(image_id, task_id))
-            self._unlink(_sealed_name(image_id, task_id))
+    def hand_over(self, mark: marks.Mark) -> bool:
+        """Take our mark off; the file is as if Glance had written it.
 
-    def _unlink(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        :returns: whether it was there. Whoever takes it off first has the
+            file, the writer or who takes the writer for dead.
+        """
+        with os_errors.translated(self.path):
+            found = [self._unlink(name_of(mark, state))
+                     for state in (marks.PARTIAL, marks.SEALED)]
+        return any(found)
+
+    def bears(self, mark: marks.Mark) -> bool:
+        """Say whether what was begun still has its mark."""
+        return any(self.holds(name_of(mark, state))
+                   for state in (marks.PARTIAL, marks.SEALED))
+
+    def _unlink(self, name: str) -> bool:
+        try:
             os.unlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        return True
 
-    def discard(self, image_id: str, task_id: str) -> None:
-        """Remove what a task wrote, and nothing that another one wrote."""
-        with translated(self.path):
-            mark = self._stat(partial_name(image_id, task_id))
-            image = self._stat(image_id)
-            if (self.holds(_sealed_name(image_id, task_id))
-                    or mark and image and os.path.samestat(mark, image)):
-                self._unlink(image_id)
-            self.hand_over(image_id, task_id)
+    def fence(self, mark: marks.Mark) -> bool:
+        """Take a file from its writer, who can not have it recorded then.
 
-    def is_open(self, image_id: str, task_id: str) -> bool:
+        :returns: whether it was still the writer's, or taken before
+        """
+        with os_errors.translated(self.path):
+            found = [self._rename(name_of(mark, state), name_of(mark, taken))
+                     or self.holds(name_of(mark, taken))
+                     for state, taken in ((marks.SEALED, marks.UNSEALED),
+                                          (marks.PARTIAL, marks.REMOVED))]
+        return any(found)
+
+    def take_turn(self) -> None:
+        """Be the only one that cleans the folder, until it is closed.
+
+        :raises errors.Busy: if another one does so for long
+        """
+        locks.wait(self._fd, _TURN_SECONDS)
+
+    @contextlib.contextmanager
+    def claimed(self, mark: marks.Mark) -> Iterator[None]:
+        """Be the only one that removes what a writer has left.
+
+        Another writer may publish under the name of the image as soon as it
+        is free: who frees it must not do so twice.
+
+        :raises errors.Busy: if somebody else is, or the writer lives
+        """
+        with contextlib.ExitStack() as stack:
+            names = [name_of(mark, state) for state in (
+                marks.PARTIAL, marks.REMOVED, marks.SEALED, marks.UNSEALED)]
+            if any(map(self.holds, names[2:])):
+                names.append(mark.image_id)
+            for name in names:
+                with (os_errors.translated(self.path),
+                      contextlib.suppress(FileNotFoundError)):
+                    fd = self._opener(name, os.O_RDONLY | os.O_CLOEXEC
+                                      | os.O_NOFOLLOW)
+                    stack.callback(os.close, fd)
+                    locks.wait(fd)
+            yield
+
+    def discard(self, mark: marks.Mark) -> None:
+        """Remove what is one's own, or claimed, and nothing else."""
+        if not self.fence(mark):
+            return
+        with os_errors.translated(self.path):
+            taken = self._stat(name_of(mark, marks.REMOVED))
+            image = self._stat(mark.image_id)
+            if taken and image and os.path.samestat(taken, image):
+                self._unlink(mark.image_id)
+            elif self.holds(name_of(mark, marks.UNSEALED)):
+                if not taken:
+                    self._rename(mark.image_id, name_of(mark, marks.REMOVED))
+                elif image and not image.st_size:
+                    self._unlink(mark.image_id)
+            # Last: what is left of it tells that something is.
+            for state in (marks.UNSEALED, marks.REMOVED):
+                self._unlink(name_of(mark, state))
+
+    def give_back(self, mark: marks.Mark) -> None:
+        """Take the mark off a file that was fenced and is Glance's after all.
+        """
+        with os_errors.translated(self.path):
+            for state in (marks.REMOVED, marks.UNSEALED):
+                self._unlink(name_of(mark, state))
+
+    def is_open(self, mark: marks.Mark) -> bool:
         """Say whether a living process may be writing what a task began.
 
         Where a file system knows no locks, everything may be.
         """
-        with (translated(self.path),
+        return (any(self._is_locked(name_of(mark, state))
+                    for state in (marks.PARTIAL, marks.REMOVED))
+                or any(self.holds(name_of(mark, state))
+                       for state in (marks.SEALED, marks.UNSEALED))
+                and self._is_locked(mark.image_id))
+
+    def _is_locked(self, name: str) -> bool:
+        with (os_errors.translated(self.path),
               contextlib.suppress(FileNotFoundError)):
-            fd = self._opener(partial_name(image_id, task_id),
-                              os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = self._opener(name, os.O_RDONLY | os.O_CLOEXEC
+                              | os.O_NOFOLLOW)
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -206,14 +276,22 @@ class Folder:
                 os.close(fd)
         return False
 
-    def marked(self) -> Iterator[marks.Mark]:
+    def marked(self) -> Iterator[marks.Found]:
         """All that is ours and not yet Glance's."""
-        with translated(self.path):
-            names = os.listdir(self._fd)
+        with os_errors.translated(self.path):
+            names = [name[1:] for name in os.listdir(self._fd)
+                     if name.startswith('.')]
         for name in names:
-            if name.startswith('.'):
-                if mark := marks.parse(name[1:], marks.PARTIAL, marks.SEALED):
-                    yield mark
+            if mark := marks.parse(name, marks.SEALED, marks.UNSEALED):
+                yield marks.Found(mark, self.holds(mark.image_id) and not (
+                    self.holds(name_of(mark, marks.PARTIAL))
+                    or self.holds(name_of(mark, marks.REMOVED))))
+            elif mark := marks.parse(name, marks.PARTIAL, marks.REMOVED):
+                yield marks.Found(mark, self._is_published(name, mark))
+
+    def _is_published(self, name: str, mark: marks.Mark) -> bool:
+        file, image = self._stat('.' + name), self._stat(mark.image_id)
+        return bool(file and image and os.path.samestat(file, image))
 
 
 def _taken() -> errors.AlreadyStored:

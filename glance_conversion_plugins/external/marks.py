@@ -14,7 +14,9 @@
 
 While an image is written it has a name of its own, which tells whose it is,
 so that a crash before it is marked leaves nothing unknown and no one can
-clone half an image by mistake. RBD images and files are named alike.
+clone half an image by mistake. RBD images and files are named alike. The
+deployment is part of the name: two clouds may share a pool, and none of them
+judges what the other has left.
 """
 
 import re
@@ -23,10 +25,13 @@ from typing import NamedTuple
 PARTIAL = 'partial'     # it is being written
 SEALED = 'sealed'       # stands for a mark where files have one name only
 REPLACED = 'replaced'   # another one took its place
+REMOVED = 'removed'     # its writer has lost it
+UNSEALED = 'unsealed'   # the same, of one that was sealed
 
 UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+_STATES = '|'.join((PARTIAL, SEALED, REPLACED, REMOVED, UNSEALED))
 _NAME = re.compile(r'(?P<image_id>[0-9a-f-]{36})\.(?P<task_id>[0-9a-f-]+)'
-                   rf'\.(?P<state>{PARTIAL}|{SEALED}|{REPLACED})')
+                   rf'(\.(?P<deployment>[0-9a-f]{{8}}))?\.(?P<state>{_STATES})')
 
 
 class Mark(NamedTuple):
@@ -34,16 +39,30 @@ class Mark(NamedTuple):
 
     image_id: str
     task_id: str
-    host: str = ''      # for people; nothing is decided by it
+    deployment: str = ''    # '': of a version that did not say
+    host: str = ''          # for people; nothing is decided by it
 
     def name(self, state: str) -> str:
         """Name the image while it is in a state: PARTIAL, say."""
-        return f'{self.image_id}.{self.task_id}.{state}'
+        parts = self.image_id, self.task_id, self.deployment, state
+        return '.'.join(part for part in parts if part)
+
+    def is_same(self, other: 'Mark') -> bool:
+        """Whether both are of one writer, wherever each was read."""
+        return self[:3] == other[:3]
+
+
+class Found(NamedTuple):
+    """A mark in a store, and whether its image has its own name already."""
+
+    mark: Mark
+    is_published: bool
 
 
 def parse(name: str, *states: str) -> Mark | None:
     """Whose image has a name; None if it is not one of those states."""
     match = _NAME.fullmatch(name)
     if match and match['state'] in states:
-        return Mark(match['image_id'], match['task_id'])
+        return Mark(match['image_id'], match['task_id'],
+                    match['deployment'] or '')
     return None

@@ -22,33 +22,30 @@ rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
 
-_BLOCKLIST_SECONDS = 300
+# Longer than anybody who only seemed dead goes on with what it had begun.
+_BLOCKLIST_SECONDS = 3600
 
 
-def is_open(ioctx: Any, name: str) -> bool:
-    """Say whether some client may be writing to an image.
+def watchers(image: Any) -> list[str]:
+    """Addresses of the clients that have an image open, except to read it.
 
     One that was killed counts for 30 s longer.
     """
-    return bool(_watchers(ioctx, name))
+    return [watcher['addr'] for watcher in image.watchers_list()]
 
 
-def fence(cluster: Any, ioctx: Any, name: str) -> None:
-    """Shut out whoever still has an image open.
-
-    A client that was killed is watched for 30 s, in which the image can not
-    be removed; one that only seemed dead must not write any more.
-    """
-    own = set(re.findall(r'[^,\[\]]+', cluster.get_addrs()))
-    for address in _watchers(ioctx, name) - own:
-        LOG.info('Shutting out the client %s of %s', address, name)
-        cluster.blocklist_add(address, _BLOCKLIST_SECONDS)
-
-
-def _watchers(ioctx: Any, name: str) -> set[str]:
-    """Addresses of the clients that have an image open for writing."""
+def is_open(ioctx: Any, name: str) -> bool:
+    """Say whether some client has an image open, except to read it."""
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
-            return {watcher['addr'] for watcher in image.watchers_list()}
+            return bool(watchers(image))
     except rbd.ImageNotFound:
-        return set()
+        return False
+
+
+def shut_out(cluster: Any, addresses: set[str]) -> None:
+    """Let Ceph take nothing more from some clients; never from this one."""
+    own = set(re.findall(r'[^,\[\]]+', cluster.get_addrs()))
+    for address in addresses - own:
+        LOG.info('Shutting out the client %s', address)
+        cluster.blocklist_add(address, _BLOCKLIST_SECONDS)

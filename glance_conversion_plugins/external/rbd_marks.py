@@ -12,80 +12,166 @@
 
 """Marks on RBD images: what we write and Glance has not recorded yet.
 
-An image is called IMAGE_ID.TASK_ID.partial while it is written. Complete, it
-has its own name, and image-meta that says whose it is until Glance has
-recorded it.
+An image is called IMAGE_ID.TASK_ID.DEPLOYMENT.partial while it is written.
+Published, it has its own name, and image-meta that says whose it is until
+Glance has recorded it. Its writer keeps it open all the time: whoever sees no
+watcher sees no living writer, and a writer that only seemed dead is shut out
+of Ceph by its address, which stands in the mark, before anything is removed.
 """
 
 from collections.abc import Iterator
-import logging
+import json
 from typing import Any
+from typing import NamedTuple
 
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_pool
 
 rbd = bindings.load('rbd')
 
-LOG = logging.getLogger(__name__)
-
-# Of the keys of our image-meta.
-PREFIX = 'glance_conversion.'
+# A mark is one value, so that it is there or not, whoever dies meanwhile.
+KEY = 'glance_conversion.mark'
 
 
-def partial_name(image_id: str, task_id: str) -> str:
-    """Name an image while it is written."""
-    return marks.Mark(image_id, task_id).name(marks.PARTIAL)
+class Meta(NamedTuple):
+    """What a mark says: who writes, and by which client of Ceph."""
+
+    task: str
+    deployment: str
+    host: str
+    client: str
+
+    def is_of(self, mark: marks.Mark) -> bool:
+        return (self.task, self.deployment) == (mark.task_id, mark.deployment)
 
 
-def write(image: Any, mark: marks.Mark, state: str) -> None:
-    """Mark an open image."""
-    for key, value in (('task', mark.task_id), ('host', mark.host),
-                       ('state', state)):
-        image.metadata_set(PREFIX + key, value)
+def write(image: Any, mark: marks.Mark) -> None:
+    """Mark an image that is open for writing, by nobody else."""
+    client, = rbd_fence.watchers(image)
+    image.metadata_set(KEY, json.dumps(
+        Meta(mark.task_id, mark.deployment, mark.host, client)._asdict()))
 
 
-def read(ioctx: Any, name: str) -> dict[str, str]:
-    """Our image-meta of an image, without its prefix; {} if it has none."""
+def _parse(image: Any) -> Meta | None:
+    try:
+        value = dict(image.metadata_list()).get(KEY)
+    except AttributeError as e:     # as the binding has it for a lost one
+        raise rbd.ImageNotFound('removed') from e
+    if not value:
+        return None
+    try:
+        said = json.loads(value)
+        return Meta(*(str(said.get(field, '')) for field in Meta._fields))
+    except (ValueError, AttributeError):
+        # Nothing of ours; or of a version that nobody has seen yet.
+        return Meta('', '', '', '')
+
+
+def read(ioctx: Any, name: str) -> Meta | None:
+    """The mark of an image; None if it has none, or is not there."""
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
-            return {key.removeprefix(PREFIX): value
-                    for key, value in image.metadata_list()
-                    if key.startswith(PREFIX)}
+            return _parse(image)
     except rbd.ImageNotFound:
-        return {}
+        return None
 
 
-def hand_over(ioctx: Any, image_id: str, task_id: str) -> None:
-    """Take our mark off, so that the image is as if Glance had written it.
+def _is_of(meta: Meta | None, mark: marks.Mark) -> bool:
+    return meta is not None and meta.is_of(mark)
 
-    What the task has not finished meanwhile has come too late.
+
+def bears(image: Any, mark: marks.Mark) -> bool:
+    """Say whether an open image has a mark."""
+    return _is_of(_parse(image), mark)
+
+
+def erase(image: Any, mark: marks.Mark) -> None:
+    """Take our mark off an open image, which is Glance's from now on.
+
+    :raises errors.Fenced: if it does not bear this mark
     """
-    rbd_pool.remove(ioctx, partial_name(image_id, task_id))
-    found = read(ioctx, image_id)
-    if found.get('task') == task_id:
-        with rbd.Image(ioctx, image_id) as image:
-            for key in found:
-                image.metadata_remove(PREFIX + key)
+    if not bears(image, mark):
+        raise errors.Fenced
+    try:
+        image.metadata_remove(KEY)
+    except KeyError as e:       # as the binding has it for one that is gone
+        raise errors.Fenced from e
 
 
-def discard(ioctx: Any, image_id: str, task_id: str) -> None:
+def publish(ioctx: Any, mark: marks.Mark) -> None:
+    """Give a sealed image its name."""
+    rbd_index.add(ioctx, mark)
+    rbd.RBD().rename(ioctx, mark.name(marks.PARTIAL), mark.image_id)
+
+
+def hand_over(ioctx: Any, mark: marks.Mark) -> None:
+    """Take a mark off an image that Glance has recorded, if it has it."""
+    if _is_of(read(ioctx, mark.image_id), mark):
+        with rbd.Image(ioctx, mark.image_id) as image:
+            erase(image, mark)
+    rbd_index.remove(ioctx, mark)
+
+
+def name_of(ioctx: Any, mark: marks.Mark) -> str | None:
+    """What an image is called that bears a mark; None if there is none."""
+    # In the order in which it may change meanwhile.
+    if rbd_pool.is_present(ioctx, mark.name(marks.PARTIAL)):
+        return mark.name(marks.PARTIAL)
+    if _is_of(read(ioctx, mark.image_id), mark):
+        return mark.image_id
+    if rbd_pool.is_present(ioctx, mark.name(marks.REMOVED)):
+        return mark.name(marks.REMOVED)
+    return None
+
+
+def fence(cluster: Any, ioctx: Any, mark: marks.Mark) -> bool:
+    """Shut the writer of an image out, whether it seems to live or not.
+
+    :returns: whether the image still bears the mark then
+    """
+    if name := name_of(ioctx, mark):
+        meta = read(ioctx, name)
+        rbd_fence.shut_out(cluster, {meta.client} if meta else set())
+        # Those who have seen the new map take no more from that client; what
+        # it has done until then is seen here.
+        if name == mark.name(marks.PARTIAL):
+            return _take(ioctx, mark)
+        return name_of(ioctx, mark) == name
+    return False
+
+
+def _take(ioctx: Any, mark: marks.Mark) -> bool:
+    """Take a partial image from its writer, which can not publish it then."""
+    try:
+        rbd.RBD().rename(ioctx, mark.name(marks.PARTIAL),
+                         mark.name(marks.REMOVED))
+    except rbd.ImageNotFound:
+        return False
+    return True
+
+
+def discard(ioctx: Any, mark: marks.Mark) -> None:
     """Remove what a task wrote, and nothing that another task wrote."""
-    rbd_pool.remove(ioctx, partial_name(image_id, task_id))
-    if read(ioctx, image_id).get('task') == task_id:
-        rbd_pool.remove(ioctx, image_id)
+    while name := name_of(ioctx, mark):
+        if name == mark.image_id:
+            rbd_pool.remove(ioctx, name, lambda image: bears(image, mark))
+        else:
+            rbd_pool.remove(ioctx, name)
+    rbd_index.remove(ioctx, mark)
 
 
-def marked(ioctx: Any) -> Iterator[marks.Mark]:
+def marked(ioctx: Any) -> Iterator[marks.Found]:
     """Everything in a pool that is ours and not, or not yet, Glance's."""
     for name in rbd.RBD().list(ioctx):
-        if mark := marks.parse(name, marks.PARTIAL):
-            yield mark
-        elif marks.UUID.fullmatch(name):
-            try:
-                found = read(ioctx, name)
-            except rbd.Error as e:
-                LOG.warning('%s is passed over: %s', name, e)
-                continue
-            if 'task' in found:
-                yield marks.Mark(name, found['task'])
+        if mark := marks.parse(name, marks.PARTIAL, marks.REMOVED):
+            yield marks.Found(mark, False)
+    for mark in rbd_index.listed(ioctx):
+        name = name_of(ioctx, mark)
+        if name == mark.image_id:
+            yield marks.Found(mark, True)
+        elif name is None:
+            rbd_index.remove(ioctx, mark)

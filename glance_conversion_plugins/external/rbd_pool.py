@@ -16,6 +16,7 @@ How to reach it, how to remove an image from it, and which of our errors an
 error of Ceph is.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import errno
@@ -35,6 +36,11 @@ LOG = logging.getLogger(__name__)
 # What the stock driver calls the snapshot that it makes and protects.
 SNAPSHOT = 'snap'
 
+# In seconds. By default librados waits for ever, and with it a conversion slot
+# and every other store that the same image goes to. Longer than a cluster
+# takes to fail over, shorter than a conversion may stand still.
+_PATIENCE = 240
+
 # Longer than the 30 s for which a client that was killed is remembered.
 _REMOVE_SECONDS = 40
 
@@ -45,7 +51,7 @@ class Pool(NamedTuple):
     conffile: str
     user: str
     name: str
-    timeout: int = -1       # in seconds; negative: as librados decides
+    timeout: int = -1       # in seconds; negative: as long as is reasonable
 
 
 @contextlib.contextmanager
@@ -56,10 +62,10 @@ def connect(pool: Pool) -> Iterator[tuple[Any, Any]]:
     """
     with translated(), contextlib.ExitStack() as stack:
         cluster = rados.Rados(conffile=pool.conffile, rados_id=pool.user)
-        if pool.timeout >= 0:
-            for option in ('rados_osd_op_timeout', 'rados_mon_op_timeout',
-                           'client_mount_timeout'):
-                cluster.conf_set(option, str(pool.timeout))
+        timeout = pool.timeout if pool.timeout >= 0 else _PATIENCE
+        for option in ('rados_osd_op_timeout', 'rados_mon_op_timeout',
+                       'client_mount_timeout'):
+            cluster.conf_set(option, str(timeout))
         cluster.connect()
         stack.callback(cluster.shutdown)
         ioctx = stack.enter_context(cluster.open_ioctx(pool.name))
@@ -104,19 +110,28 @@ def is_present(ioctx: Any, name: str) -> bool:
     return True
 
 
-def remove(ioctx: Any, name: str) -> None:
+def remove(ioctx: Any, name: str,
+           is_it: Callable[[Any], bool] = lambda image: True) -> None:
     """Remove an image of ours with its snapshot, if it is there.
+
+    The name of an image may be another one's as soon as it is free, so what
+    is open is asked, and Ceph does not remove what has a snapshot.
+
+    :param is_it: tells of an open image whether it is the one to remove
 
     Ceph removes by way of its trash, which takes a write. In a pool over its
     quota that write is refused until the cluster has noticed the room that
     shrinking made. An image may also be busy until its last client is
-    forgotten.
+    forgotten; while anybody has it open nothing of it is touched.
     """
     deadline = time.monotonic() + _REMOVE_SECONDS
     while is_present(ioctx, name):
         try:
-            _empty(ioctx, name)
+            if not _empty(ioctx, name, is_it):
+                return
             rbd.RBD().remove(ioctx, name)
+        except rbd.ImageNotFound:
+            return
         except rbd.Error as e:
             if time.monotonic() > deadline:
                 raise
@@ -124,10 +139,17 @@ def remove(ioctx: Any, name: str) -> None:
             time.sleep(1)
 
 
-def _empty(ioctx: Any, name: str) -> None:
+def _empty(ioctx: Any, name: str, is_it: Callable[[Any], bool]) -> bool:
+    """Leave nothing in an image; returns whether it is the right one."""
     with rbd.Image(ioctx, name) as image:
+        if not is_it(image):
+            return False
+        # Ceph looks for others only once nothing is left in it.
+        if len(list(image.watchers_list())) > 1:
+            raise rbd.ImageBusy('it is open')
         for snapshot in [s['name'] for s in image.list_snaps()]:
             if image.is_protected_snap(snapshot):
                 image.unprotect_snap(snapshot)
             image.remove_snap(snapshot)
         image.resize(0)
+    return True

@@ -24,7 +24,9 @@ from typing import Any
 from glance.api import common as _api_common
 from glance.async_.flows import api_image_import as _api_image_import
 from glance.common import config as _config
+from glance.common import crypt as _crypt
 from glance.common import exception
+from glance.common import store_utils as _image_data
 from glance.common import wsgi_app as _wsgi_app
 from glance import context as _context
 from glance import db as _db
@@ -83,6 +85,9 @@ LOCK_PROPERTY = 'os_glance_import_task'
 IMPORTING_PROPERTY = 'os_glance_importing_to_stores'
 FAILED_PROPERTY = 'os_glance_failed_import'
 
+# Where an image was staged that another node is asked to import. 22.
+STAGE_HOST_PROPERTY = 'os_glance_stage_host'
+
 # How the URL of a location begins that a parallel import writes to the
 # database before there is one. 33.0.
 PENDING_URL = 'pending:'
@@ -98,6 +103,11 @@ enforce_image_size_total = _keystone_quota.enforce_image_size_total
 Image = _models.Image
 CachedImages = _models.CachedImages
 
+# Rows of locations, which no call of Glance finds by their URL. 2012.1.
+ImageLocation = _models.ImageLocation
+# And of properties, for those of a lock. 2011.1.
+ImageProperty = _models.ImageProperty
+
 
 def database() -> Any:
     """Glance's database as its own code sees it: plain rows. 2012.1."""
@@ -109,6 +119,55 @@ def session_for_read() -> contextlib.AbstractContextManager[Any]:
     session: contextlib.AbstractContextManager[Any] = (
         _sqlalchemy.session_for_read())
     return session
+
+
+def session_for_write() -> contextlib.AbstractContextManager[Any]:
+    """The same, always of the primary: a replica may lag behind. 31.0."""
+    session: contextlib.AbstractContextManager[Any] = (
+        _sqlalchemy.session_for_write())
+    return session
+
+
+def urls_are_encrypted() -> bool:
+    """Whether equal URLs differ in the database. 2013.1."""
+    return bool(cfg.CONF.metadata_encryption_key)
+
+
+def location_url(value: str) -> str:
+    """The URL that the row of a location has, which may be encrypted. 2013.1.
+    """
+    key = cfg.CONF.metadata_encryption_key
+    try:
+        return str(_crypt.urlsafe_decrypt(key, value)) if key else value
+    # Of before there was a key, or of a location that is pending.
+    except Exception:
+        return value
+
+
+def delete_data(image_id: str, location: dict[str, Any]) -> None:
+    """Delete what a store has of an image, now or later. 2013.2.
+
+    :param location: without ``id``: its row is somebody else's business
+    """
+    _image_data.delete_image_location_from_backend(
+        admin_context(), image_id, location)
+
+
+cfg.CONF.import_opt('public_endpoint', 'glance.api.versions')
+
+
+def own_url() -> str | None:
+    """Where other nodes of Glance reach this one, if they are told. 22."""
+    url = (cfg.CONF.worker_self_reference_url
+           or cfg.CONF.public_endpoint)
+    return str(url) if url else None
+
+
+def is_stopping() -> bool:
+    """Say whether this Glance waits for its imports before it ends. 25."""
+    pools = _api_common._CACHED_THREAD_POOL
+    return 'tasks_pool' in pools and bool(
+        getattr(pools['tasks_pool'].pool, '_shutdown', False))
 
 
 def admin_context() -> Any:

@@ -41,6 +41,18 @@ def images(**filters: Any) -> Iterator[Any]:
 
 
 @retry.patient
+def locks() -> list[tuple[str, str]]:
+    """(image id, task id) of every image that is locked for an import."""
+    image, prop = compat.Image, compat.ImageProperty
+    with compat.session_for_write() as session:
+        return [(row.image_id, row.value) for row in session.query(
+            prop.image_id, prop.value).join(
+            image, image.id == prop.image_id).filter(
+            prop.name == compat.LOCK_PROPERTY, prop.deleted.is_(False),
+            image.deleted.is_(False))]
+
+
+@retry.patient
 def find_image(image_id: str) -> Any:
     """The record of an image, deleted or not; None if there was none."""
     try:
@@ -60,6 +72,148 @@ def recorded_stores(image_id: str) -> set[str]:
     return {location['metadata'].get('store')
             for location in image['locations']
             if location['status'] == 'active'}
+
+
+@retry.patient
+def status(image_id: str) -> str:
+    """The status of an image as the primary has it; 'unknown' if it has none.
+    """
+    with compat.session_for_write() as session:
+        row = session.query(compat.Image.status, compat.Image.deleted).filter(
+            compat.Image.id == image_id).first()
+    if row is None:
+        return 'unknown'
+    return 'deleted' if row.deleted else str(row.status)
+
+
+@retry.patient
+def is_recorded(url: str) -> bool:
+    """Whether a URL stands in a location of any image, on the primary.
+
+    Where Glance encrypts them, as it is or encrypted.
+    """
+    location = compat.ImageLocation
+    with compat.session_for_write() as session:
+        rows = session.query(location.value).filter(
+            location.deleted.is_(False))
+        if not compat.urls_are_encrypted():
+            rows = rows.filter(location.value == url)
+        return any(url in (row.value, compat.location_url(row.value))
+                   for row in rows)
+
+
+@retry.patient
+def locations(image_id: str) -> list[Any]:
+    """Locations of an image that are not deleted, as Glance has them."""
+    found: list[Any] = compat.database().image_get(
+        compat.admin_context(), image_id)['locations']
+    return found
+
+
+@retry.patient
+def set_location_deleted(location_id: int, deleted: bool) -> bool:
+    """Take a location from an image, or give it back, in one step.
+
+    :returns: whether it was not so before: of all that try one only is told
+        so
+    """
+    location = compat.ImageLocation
+    values = {'deleted': deleted,
+              # By which Glance purges its tables.
+              'deleted_at': timeutils.utcnow() if deleted else None,
+              'status': 'deleted' if deleted else 'active'}
+    with compat.session_for_write() as session:
+        return bool(session.query(location).filter(
+            location.id == location_id,
+            location.deleted.is_(not deleted)).update(
+            values, synchronize_session=False))
+
+
+@retry.patient
+def _property(image_id: str, name: str) -> str | None:
+    """A property of an image, on the primary."""
+    prop = compat.ImageProperty
+    with compat.session_for_write() as session:
+        row = session.query(prop.value).filter(
+            prop.image_id == image_id, prop.name == name,
+            prop.deleted.is_(False)).first()
+    return str(row.value) if row else None
+
+
+def lock_holder(image_id: str) -> str | None:
+    """The task that holds the lock of an image."""
+    holder: str | None = _property(image_id, compat.LOCK_PROPERTY)
+    return holder
+
+
+def importing_stores(image_id: str) -> list[str]:
+    """The stores into which an image is still to be imported."""
+    names = _property(image_id, compat.IMPORTING_PROPERTY) or ''
+    return [name for name in names.split(',') if name]
+
+
+@retry.patient
+def take_lock(image_id: str, holder: str, successor: str) -> bool:
+    """Give the lock of an image to another holder, in one step.
+
+    :returns: whether it was the former one's
+    """
+    prop = compat.ImageProperty
+    with compat.session_for_write() as session:
+        return bool(session.query(prop).filter(
+            prop.image_id == image_id, prop.name == compat.LOCK_PROPERTY,
+            prop.value == holder, prop.deleted.is_(False)).update(
+            {'value': successor}, synchronize_session=False))
+
+
+@retry.patient
+def set_status(image_id: str, status: str, from_status: str) -> None:
+    """Change the status of an image, if it is what it is taken for.
+
+    :raises glance.common.exception.Conflict: if not
+    """
+    compat.database().image_update(compat.admin_context(), image_id,
+                                   {'status': status},
+                                   from_state=from_status)
+
+
+@retry.patient
+def give_back(image_id: str, values: dict[str, Any]) -> None:
+    """Let an image that was ``killed`` be ``queued`` again.
+
+    :param values: what else becomes of its record, as Glance's database
+        layer names it
+    :raises glance.common.exception.Conflict: if it is not that any more
+    """
+    compat.database().image_update(
+        compat.admin_context(), image_id,
+        {'status': 'queued', 'size': None, 'virtual_size': None,
+         'checksum': None, 'os_hash_algo': None, 'os_hash_value': None}
+        | values, from_state='killed')
+
+
+@retry.patient
+def keep_upload(image_id: str, size: int) -> None:
+    """Let an image that is queued be as it was when its upload was staged.
+
+    :param size: of the upload, which this node has in staging, in bytes
+    :raises glance.common.exception.Conflict: if it is not queued any more
+    """
+    repo = compat.image_repo()
+    image = repo.get(image_id)
+    image.status, image.size = 'uploading', size
+    if url := compat.own_url():
+        image.extra_properties[compat.STAGE_HOST_PROPERTY] = url
+    repo.save(image, 'queued')
+
+
+@retry.patient
+def image_age(image_id: str) -> float:
+    """Seconds since the record of an image was changed; 0 if it has none."""
+    with compat.session_for_write() as session:
+        row = session.query(compat.Image.updated_at).filter(
+            compat.Image.id == image_id).first()
+    return (timeutils.utcnow() - row.updated_at).total_seconds() if row else 0
 
 
 @retry.patient

@@ -12,54 +12,24 @@
 
 """What is left to do once Glance has ended an import.
 
-Glance records an adopted image after our task has ended, and may fail at it
-without a word to us. So a thread waits for the end of the import: what Glance
-recorded loses our mark, what it did not is removed. Last, the task gets our
-message back: Glance's own upload puts "Copied N MiB" over it.
+A thread waits for the end of the import, while Glance's own tasks go on. What
+no store has adopted is removed then; the task gets our message back, for
+Glance's own upload puts "Copied N MiB" over it; last come deferred digests.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import logging
 import threading
 import time
 
-from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.image_import import image
 from glance_conversion_plugins.stores import adoption
 from glance_conversion_plugins.stores import placeholder as placeholder_
-from glance_conversion_plugins.stores import protocols
 
 LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-
-# For a replica of Glance's database that lags behind.
-_REPLICA_SECONDS = 5
-
-Stores = Mapping[str, protocols.Adoptable]      # by their identifiers
-
-
-def finish(request: image.ImportRequest, stores: Stores) -> Stores:
-    """Hand over what Glance has recorded, remove what it has not.
-
-    :param stores: those that hold something
-    :returns: those of them in which Glance has recorded the image
-    """
-    image_id, task_id = request.image_id, request.task_id
-    recorded = records.recorded_stores(image_id)
-    for store_id, store in stores.items():
-        try:
-            if store_id in recorded:
-                store.hand_over(image_id, task_id)
-            else:
-                store.discard(image_id, task_id)
-        except errors.SinkFailed:
-            LOG.exception('Image %s is not settled in store %s; the clean-up '
-                          'will do it', image_id, store_id)
-    return {store_id: store for store_id, store in stores.items()
-            if store_id in recorded}
 
 
 class Completion:
@@ -67,19 +37,16 @@ class Completion:
 
     def __init__(self, request: image.ImportRequest, message: str,
                  placeholder: placeholder_.Placeholder | None = None,
-                 stores: Stores | None = None,
-                 later: Callable[[Stores], None] | None = None) -> None:
+                 later: Callable[[], None] | None = None) -> None:
         """Describe it.
 
         :param message: what the task of a successful import ends with
         :param placeholder: its lock says that the import lives
-        :param stores: those that hold something
-        :param later: called in the end, with those that Glance has recorded
+        :param later: called in the end, if the import was successful
         """
         self._request = request
         self._message = message
         self._placeholder = placeholder
-        self._stores = stores or {}
         self._later = later
 
     def start(self) -> None:
@@ -87,17 +54,17 @@ class Completion:
                          name=f'complete-{self._request.image_id}').start()
 
     def _run(self) -> None:
-        finished: Stores = {}
+        status = None
         try:
-            finished = self._finish(self._wait())
-        except Exception:
-            LOG.exception('Image %s is not settled; the clean-up will do it',
-                          self._request.image_id)
+            status = self._wait()
+            adoption.forget(self._request.task_id)
         finally:
             if self._placeholder:
                 self._placeholder.remove()
-        if finished and self._later:
-            self._do_later(self._later, finished)
+        if status == 'success':
+            self._restore_message()
+            if self._later:
+                self._do_later(self._later)
 
     def _wait(self) -> str:
         """Wait for the end of the import; returns how it ended."""
@@ -121,17 +88,6 @@ class Completion:
         status: str = task['status']
         return status if status in ('success', 'failure') else None
 
-    def _finish(self, status: str) -> Stores:
-        image_id = self._request.image_id
-        adoption.forget(self._request.task_id)
-        if status == 'success' and not records.recorded_stores(image_id):
-            # Deleted since, or read from a replica that lags behind.
-            time.sleep(_REPLICA_SECONDS)
-        finished = finish(self._request, self._stores)
-        if status == 'success':
-            self._restore_message()
-        return finished
-
     def _restore_message(self) -> None:
         try:
             records.set_task_message(self._request.task_id, self._message)
@@ -140,10 +96,9 @@ class Completion:
             LOG.warning('Task %s lost its message', self._request.task_id,
                         exc_info=True)
 
-    def _do_later(self, later: Callable[[Stores], None], finished: Stores
-                  ) -> None:
+    def _do_later(self, later: Callable[[], None]) -> None:
         try:
-            later(finished)
+            later()
         except Exception:
             LOG.exception('Image %s has no digests yet; "glance-conversion-'
                           'manage digests" computes them',

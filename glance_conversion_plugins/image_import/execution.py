@@ -18,7 +18,6 @@ from typing import NamedTuple
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import fanout
-from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import image as image_
@@ -92,7 +91,7 @@ def _direct(context: Context) -> Result:
         request.all_stores_must_succeed)
     found = convert.convert(info, options.policy(), sink,
                             options.inline_digest_spec(), context.conversion)
-    _offer(context, info.virtual_size, found, sink.failures)
+    _offer(request, info.virtual_size, found, sink)
     message = _message(context, info, 'raw')
     for store_id, error in sink.failures.items():
         message += f'. Store {store_id} failed: {error}'
@@ -100,17 +99,13 @@ def _direct(context: Context) -> Result:
                   info.virtual_size, message)
 
 
-def _offer(context: Context, size: int, found: digest.Digest,
-           failures: dict[str, errors.ConversionError]) -> None:
+def _offer(request: image_.ImportRequest, size: int, found: digest.Digest,
+           sink: fanout.FanOut) -> None:
     """Let the store drivers adopt what was written, or fail as it did."""
-    image_id, task_id = context.request.image_id, context.request.task_id
-    for store_id, store in context.stores.items():
-        if store_id in failures:
-            adoption.offer(store_id, image_id, task_id, failures[store_id])
-            continue
-        url, metadata = store.location(image_id)
-        adoption.offer(store_id, image_id, task_id, adoption.Written(
-            url, size, found.checksum, found.os_hash_value, metadata))
+    outcomes = {store_id: adoption.Sealed(part, size, found)
+                for store_id, part in sink.sealed().items()} | sink.failures
+    for store_id, outcome in outcomes.items():
+        adoption.offer(store_id, request.image_id, request.task_id, outcome)
 
 
 def _stage(context: Context) -> Result:

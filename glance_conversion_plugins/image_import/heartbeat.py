@@ -18,6 +18,7 @@ import threading
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.image_import import image as image_
 
 LOG = logging.getLogger(__name__)
@@ -26,6 +27,15 @@ LOG = logging.getLogger(__name__)
 # looks it reports.
 _LOOK_SECONDS = 2
 _REPORT_EVERY = 2
+
+
+def check_stopping() -> None:
+    """See whether there is time to go on.
+
+    :raises errors.Stopping: if not
+    """
+    if compat.is_stopping():
+        raise errors.Stopping
 
 
 class Heartbeat:
@@ -59,6 +69,7 @@ class Heartbeat:
     def _run(self) -> None:
         for look in itertools.count():
             try:
+                check_stopping()
                 self._image.check_wanted()
                 if look % _REPORT_EVERY == 0:
                     self._image.report(str(self._message))

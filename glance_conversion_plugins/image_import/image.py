@@ -26,6 +26,7 @@ from oslo_utils import units as binary
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import retry
 from glance_conversion_plugins import units
 
@@ -39,6 +40,7 @@ class ImportRequest(NamedTuple):
     task_id: str
     stores: list[str]
     all_stores_must_succeed: bool
+    method: str = ''        # of import, by its name
 
 
 class Declaration(NamedTuple):
@@ -120,30 +122,33 @@ class ImportedImage:
         task.message = message
         self._task_repo.save(task)
 
-    def is_taken_over(self) -> bool:
-        """Say whether another task imports the image now."""
-        try:
-            self.check_wanted()
-        except errors.TakenOver:
-            return True
-        # Whatever else is wrong, nobody else has it.
-        except Exception:
-            LOG.info('Image %s is gone', self._wrapper.image_id)
-        return False
-
-    def give_back(self, declaration: Declaration | None) -> None:
+    def give_back(self, declaration: Declaration | None,
+                  staged_size: int | None = None) -> bool | None:
         """Return the image to its owner after a failure; never raises.
 
         :param declaration: what to restore of the record
+        :param staged_size: in bytes, of an upload that is kept, so that the
+            image can be imported again
+        :returns: whether what is staged is nobody's any more; None if
+            nobody can say, as of a database that is away
         """
         try:
+            self.check_wanted()
             self._give_back(declaration)
-        except (compat.exception.NotFound, compat.exception.TaskAbortedError):
-            LOG.info('Image %s is gone, or imported by another task',
-                     self._wrapper.image_id)
+            if staged_size is not None:
+                records.keep_upload(self._wrapper.image_id, staged_size)
+                return False
+        except (errors.TakenOver, compat.exception.TaskAbortedError):
+            LOG.warning('Image %s is imported by another task now',
+                        self._wrapper.image_id)
+            return False
+        except (errors.Cancelled, compat.exception.NotFound):
+            LOG.info('Image %s is gone', self._wrapper.image_id)
         except Exception:
             LOG.exception('Image %s could not be returned to its owner',
                           self._wrapper.image_id)
+            return None
+        return True
 
     @retry.patient
     def _give_back(self, declaration: Declaration | None) -> None:

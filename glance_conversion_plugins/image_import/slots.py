@@ -18,17 +18,12 @@ again however its holder ends.
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
-import logging
 import os
-import stat
-import tempfile
 import threading
 
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
-
-LOG = logging.getLogger(__name__)
+from glance_conversion_plugins.external import locks
 
 _RETRY_SECONDS = 0.5
 
@@ -43,8 +38,7 @@ def hold(limit: int, folder: str | None, progress: progress_.Progress,
         system's folder for temporary files
     :raises errors.Cancelled: if ``cancel`` is set while waiting
     """
-    folder = folder or _own_folder()
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = locks.folder(folder)
     slot = _acquire(folder, limit)
     if slot is None:
         progress.enter('Waiting for a free conversion slot')
@@ -59,28 +53,10 @@ def hold(limit: int, folder: str | None, progress: progress_.Progress,
         os.close(slot)
 
 
-def _own_folder() -> str:
-    """A folder for temporary files that no other user can have made."""
-    folder = os.path.join(tempfile.gettempdir(),
-                          f'glance-conversion-slots-{os.getuid()}')
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        LOG.error('%s belongs to someone else; set [oslo_concurrency] '
-                  'lock_path', folder)
-        raise errors.Misconfigured(
-            'This cloud can not convert images: a folder is not safe.')
-    return folder
-
-
 def _acquire(folder: str, limit: int) -> int | None:
     for number in range(limit):
-        path = os.path.join(folder, f'glance-conversion-slot-{number}')
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                     | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            os.close(fd)
+        slot = locks.acquire(os.path.join(
+            folder, f'glance-conversion-slot-{number}'))
+        if slot is not None:
+            return slot
     return None

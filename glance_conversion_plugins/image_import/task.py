@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import functools
 import logging
 import os
+import socket
 from typing import Any
 
 from oslo_config import cfg
@@ -54,6 +55,7 @@ class ConvertImage(task.Task):
         self._image = image
         # Paths of what goes should the import fail.
         self._staged: set[str] = set()
+        self._is_interrupted = False
         # Of a conversion that has begun.
         self._context: execution.Context | None = None
 
@@ -66,7 +68,12 @@ class ConvertImage(task.Task):
         """
         image_id = self._request.image_id
         try:
+            self._staged.add(file_path.removeprefix(_FILE))
+            heartbeat.check_stopping()
             return _FILE + self._execute(file_path.removeprefix(_FILE))
+        except errors.Stopping as e:
+            self._is_interrupted = True
+            raise compat.exception.UploadException(self._advice(e)) from e
         except errors.ConversionError as e:
             raise compat.exception.UploadException(str(e)) from e
         except OSError as e:
@@ -81,7 +88,6 @@ class ConvertImage(task.Task):
                 'of this cloud can see.') from e
 
     def _execute(self, path: str) -> str:
-        self._staged.add(path)
         declaration = self._image.declaration()
         stores = {s: registry.find(s) for s in self._request.stores}
         decided = self._decide(declaration, path, {
@@ -96,7 +102,8 @@ class ConvertImage(task.Task):
             {i: s for i, s in stores.items() if s and direct},
             placeholder.Placeholder(os.path.dirname(path), placeholder.Header(
                 self._request.image_id, self._request.task_id,
-                declaration.disk_format, declaration.container_format)),
+                declaration.disk_format, declaration.container_format,
+                socket.gethostname())),
             convert.Conversion())
         result = self._convert(decided.action, self._context)
         self._complete(self._context, result)
@@ -144,13 +151,11 @@ class ConvertImage(task.Task):
         _remove(self._staged - {result.path})
         later = None
         if context.stores and options.digests_are_deferred():
-            later = functools.partial(digests.compute,
-                                      self._request.image_id,
-                                      spec=options.digest_spec(),
-                                      task_id=self._request.task_id)
+            later = functools.partial(
+                digests.compute, self._request.image_id, context.stores,
+                options.digest_spec(), self._request.task_id)
         completion.Completion(self._request, result.message,
-                              context.placeholder, context.stores, later
-                              ).start()
+                              context.placeholder, later).start()
 
     def revert(self, result: Any = None, **kwargs: Any) -> None:
         """Leave nothing and give the image back; never raises.
@@ -159,20 +164,34 @@ class ConvertImage(task.Task):
         image that is kept, which Glance may have refused since.
         """
         context = self._context
-        adoption.forget(self._request.task_id)
-        if context:
-            context.placeholder.remove()
-        if self._image.is_taken_over():
-            LOG.warning('Image %s is imported by another task now',
-                        self._request.image_id)
-        else:
+        given_back = self._image.give_back(
+            context.declaration if context else None, self._staged_size())
+        if given_back:
             _remove(self._staged)
-            self._image.give_back(context.declaration if context else None)
+        if context and given_back is not None:
+            context.placeholder.remove()
+        elif context:
+            # It tells the clean-up of this node that there is more to do.
+            context.placeholder.release()
         # Last, for a store may take its time to answer.
-        try:
-            completion.finish(self._request, context.stores if context else {})
-        except Exception:
-            LOG.exception('Image %s is not settled', self._request.image_id)
+        adoption.forget(self._request.task_id)
+
+
+    def _staged_size(self) -> int | None:
+        """The size of the upload, if it is to be kept."""
+        if not (self._is_interrupted and self._keeps_upload()):
+            return None
+        path, = self._staged
+        return os.path.getsize(path)
+
+    def _keeps_upload(self) -> bool:
+        return (CONF.conversion.keep_upload
+                and self._request.method == 'glance-direct')
+
+    def _advice(self, error: errors.Stopping) -> str:
+        if self._keeps_upload():
+            return f'{error} The upload is kept: import the image again.'
+        return f'{error} Upload the image and import it again.'
 
 
 def _remove(paths: set[str]) -> None:

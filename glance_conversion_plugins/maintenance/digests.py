@@ -89,6 +89,8 @@ def _compute(image_id: str, stores: Mapping[str, protocols.Adoptable],
              spec: digest.DigestSpec, cancel: cancel_.Cancel,
              progress: progress_.Progress) -> None:
     for store_id, store in stores.items():
+        if store_id not in records.recorded_stores(image_id):
+            continue
         with _one_at_a_time:
             start = time.monotonic()
             with contextlib.closing(store.source(image_id)) as source:

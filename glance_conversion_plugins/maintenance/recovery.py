@@ -12,111 +12,268 @@
 
 """Imports whose process is gone: which they are, and how their images go back.
 
-An import is known to be dead by its placeholder, which nobody holds a lock
-on any more, or by its task, which has ended or is silent.
+An import of ours is known to be dead by its placeholder, which nobody holds a
+lock on any more, or by a store, in which its lease is free while its task is
+silent. Of all others Glance itself says that they are dead when their task
+has been silent for an hour.
 """
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 import contextlib
+import os
+import socket
+import time
 from typing import Any
 
+from oslo_config import cfg
+
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import retry
+from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import placeholder
+from glance_conversion_plugins.stores import verdict
 
-_INTERRUPTED = 'The import was interrupted; import the image again.'
+CONF = cfg.CONF
+
+_INTERRUPTED = ('The import was interrupted; upload the image and import it '
+                'again.')
+_KEPT = ('The import was interrupted. The upload is kept: import the image '
+         'again.')
 _TOO_LATE = 'The import was interrupted after the image was complete.'
 
-# What is left for a living process to do once a task has ended, in seconds.
+# What is left for a living process to do once a task has ended; and after so
+# long a free lock on a placeholder is no mistake of a file server. In seconds.
 _AFTERMATH = 60
+
+# What is put behind the name of a task in the lock of its image.
+_TAKEN = '.clean-up'
+
+# What is still to be done by an import then.
+_INCOMPLETE = ('importing', 'queued', 'uploading', 'killed')
+
+# An import of ours writes to its task every few seconds, also while it waits.
+_OUR_SILENCE = 600
+
+# After which Glance lets others take the lock of an import, twice as long for
+# one that has not begun.
+DEAD_AFTER = 3600
+
+# Glance sets the lock just before it adds the task.
+_SETTLING = 3
 
 
 class Imports:
     """The imports of this Glance, told apart by whether they live."""
 
     def __init__(self, dead_after: float | None,
-                 abandoned: Iterable[placeholder.Header]) -> None:
+                 abandoned: Iterable[placeholder.Header],
+                 staging: str = '') -> None:
         """Describe what is known.
 
         :param dead_after: seconds of silence after which any import is dead;
-            None: only one that is known to have been ours
+            None: as Glance has it
         :param abandoned: of placeholders whose process is gone
+        :param staging: the folder in which they and the uploads are
         """
-        self._dead_after = dead_after
+        self._staging = staging
+        self._dead_after = DEAD_AFTER if dead_after is None else dead_after
         self._abandoned = {header.task_id: header for header in abandoned}
 
-    def is_dead(self, task_id: str, silence: float | None) -> bool | None:
-        """Say whether nobody works at a task any more; None: there is none.
-
-        :param silence: in seconds, after which it is dead; None: never
+    def writer(self, task_id: str, image_id: str) -> verdict.Writer:
+        """What is known of the writer of a marked image whose lease is free.
         """
-        if task_id in self._abandoned:
-            return True
+        if self.is_gone(task_id):
+            return verdict.Writer.DEAD
         task = records.find_task(task_id)
         if task is None:
-            return None
-        if self._dead_after is not None:
-            silence = self._dead_after
-        elif task['status'] in ('success', 'failure'):
-            silence = _AFTERMATH
-        return silence is not None and records.age(task) >= silence
+            # An upload, which has none.
+            return (verdict.Writer.LOST
+                    if records.image_age(image_id) >= self._dead_after
+                    else verdict.Writer.SILENT)
+        age = records.age(task)
+        if age >= self._dead_after:
+            return verdict.Writer.LOST
+        if task['status'] in ('success', 'failure') and age >= _AFTERMATH:
+            return verdict.Writer.ENDED
+        silence = _AFTERMATH if task_id in self._abandoned else _OUR_SILENCE
+        return (verdict.Writer.SILENT if age >= silence
+                else verdict.Writer.ALIVE)
+
+    def is_gone(self, task_id: str) -> bool:
+        """Say whether the process of a task or upload is gone for certain."""
+        header = self._abandoned.get(task_id)
+        if header and header.host == socket.gethostname():
+            return True
+        return liveness.is_dead(task_id)
 
     def dead(self) -> list[tuple[str, str]]:
-        """(image id, task id) of every image that a dead import locks."""
-        return [(image_id, task_id) for image_id, task_id in _locks()
-                if self.is_dead(task_id, None) is not False]
+        """(image id, lock) of every image that a dead import locks."""
+        found = [lock for lock in records.locks() if self._is_dead(lock[1])]
+        if any(records.find_task(task_id) is None for _, task_id in found):
+            time.sleep(_SETTLING)
+            locks = records.locks()
+            found = [lock for lock in found
+                     if lock in locks and self._is_dead(lock[1])]
+        return found
+
+    def _is_dead(self, task_id: str) -> bool:
+        task = records.find_task(task_id)
+        if task is None:
+            return True
+        if task['type'] != 'api_image_import':
+            # Its data may be Nova's or Cinder's own.
+            return False
+        silence = self._dead_after
+        if (task_id in self._abandoned
+                or task['status'] in ('success', 'failure')):
+            silence = min(silence, _AFTERMATH)
+        elif task['status'] == 'pending':
+            silence *= 2
+        return records.age(task) >= silence
 
     @retry.patient
-    def release(self, image_id: str, task_id: str) -> None:
-        """Give an image back to its owner, and end its task."""
+    def release(self, image_id: str, lock: str, is_published: bool = False
+                ) -> None:
+        """Give an image back to its owner, and end its task.
+
+        The lock is taken over first, so that an import that lives can do
+        nothing more with the image once it has loaded it, and then the
+        status, so that it can not save what it has loaded before. It is the
+        last that goes: until then somebody else can go on with this. Does
+        nothing for an image that nobody imports any more.
+
+        :param lock: as ``dead()`` has it
+        :param is_published: whether a store has all of it under its name
+        :raises errors.Busy: if another task has the image by now
+        :raises glance.common.exception.Conflict: if it went on meanwhile
+        """
+        task_id = lock.removesuffix(_TAKEN)
+        taken = self._take_over(image_id, task_id)
+        if taken is None:
+            return
         _forget_pending_locations(image_id)
-        repo = compat.image_repo()
-        image = repo.get(image_id)
-        previous = image.status
-        stores = _unfinished_stores(image)
-        image.extra_properties[compat.IMPORTING_PROPERTY] = ''
-        if previous == 'importing':
-            # What it has of data is this import's, and of no use alone.
-            while image.locations:
-                image.locations.pop()
-            image.checksum = image.os_hash_algo = image.os_hash_value = None
-            image.size = image.virtual_size = None
-            image.status = 'queued'
-            image.extra_properties[compat.FAILED_PROPERTY] = stores
-            if header := self._abandoned.get(task_id):
-                image.disk_format = header.disk_format
-                image.container_format = header.container_format
-        repo.save(image, previous)
-        _fail_task(task_id, _INTERRUPTED if image.status == 'queued'
-                   else _TOO_LATE)
+        status = records.status(image_id)
+        if status in ('importing', 'queued', 'killed'):
+            self._give_back(image_id, status, task_id, is_published)
+        elif records.importing_stores(image_id):
+            repo = compat.image_repo()
+            image = repo.get(image_id)
+            image.extra_properties[compat.IMPORTING_PROPERTY] = ''
+            repo.save(image, status)
+        _fail_task(task_id, self._end(image_id, task_id))
         with contextlib.suppress(compat.exception.NotFound):
-            repo.delete_property_atomic(repo.get(image_id),
-                                        compat.LOCK_PROPERTY, task_id)
+            compat.image_repo().delete_property_atomic(
+                compat.image_repo().get(image_id), compat.LOCK_PROPERTY,
+                taken)
+
+    def _end(self, image_id: str, task_id: str) -> str:
+        """Keep the upload if there is one; returns what the owner is told."""
+        status = records.status(image_id)
+        if status not in _INCOMPLETE:
+            return _TOO_LATE
+        path = self.upload(image_id, task_id)
+        if status == 'queued' and path:
+            records.keep_upload(image_id, os.path.getsize(path))
+        return _KEPT if path else _INTERRUPTED
+
+    def upload(self, image_id: str, lock: str) -> str | None:
+        """Where the upload of a dead import is, if it is whole.
+
+        As long as there is a placeholder beside it, it was not replaced.
+        """
+        header = self._abandoned.get(lock.removesuffix(_TAKEN))
+        path = os.path.join(self._staging, image_id)
+        if (not header or not CONF.conversion.keep_upload
+                or not os.path.exists(path)):
+            return None
+        task = records.find_task(header.task_id)
+        request = task and task['input'].get('import_req')
+        is_direct = request and request['method']['name'] == 'glance-direct'
+        return path if is_direct else None
+
+    def _take_over(self, image_id: str, task_id: str) -> str | None:
+        """Make the lock of a dead import ours; returns what it is then."""
+        taken = task_id + _TAKEN
+        if not records.take_lock(image_id, task_id, taken):
+            holder = records.lock_holder(image_id)
+            if holder is None:
+                return None
+            if holder != taken:
+                raise errors.Busy('Another import has the image.')
+        return taken
+
+    def _give_back(self, image_id: str, status: str, task_id: str,
+                   is_published: bool) -> None:
+        """Take all that an import has stored off an image.
+
+        Nobody can do anything with one that is ``killed``, so what is removed
+        is not what its owner has stored anew.
+        """
+        stores = _unfinished_stores(image_id)
+        if status != 'killed':
+            records.set_status(image_id, 'killed', status)
+        if (is_published and status != 'queued'
+                and not self.is_gone(task_id)):
+            # One that wakes between a look at its lock and its save would
+            # make the image active, were it imported again by then.
+            return
+        _forget_locations(image_id)
+        values: dict[str, Any] = {'properties': {
+            compat.IMPORTING_PROPERTY: '', compat.FAILED_PROPERTY: stores}}
+        if header := self._abandoned.get(task_id):
+            values |= {'disk_format': header.disk_format,
+                       'container_format': header.container_format}
+        records.give_back(image_id, values)
 
 
-def _locks() -> Iterator[tuple[str, str]]:
-    for image in records.images(deleted=False):
-        for prop in image['properties']:
-            if prop['name'] == compat.LOCK_PROPERTY and not prop['deleted']:
-                yield image['id'], prop['value']
+def is_lock_of(lock: str | None, task_id: str) -> bool:
+    """Say whether a lock is that of a task, taken over or not."""
+    return lock is not None and lock.removesuffix(_TAKEN) == task_id
+
+
+def end_upload(image_id: str, status: str) -> None:
+    """Keep Glance from recording an upload that seems to have died.
+
+    :param status: what the image becomes: 'queued', or 'killed' where the
+        upload could wake, and take a later one of the same image for itself
+    :raises errors.Busy: if the image is not waiting for one any more
+    """
+    try:
+        records.set_status(image_id, status, 'saving')
+    except compat.exception.Conflict as e:
+        raise errors.Busy('Nothing is uploaded to the image.') from e
+
+
+def _forget_locations(image_id: str) -> None:
+    """Remove what a dead import has of data, which is of no use alone.
+
+    One of all who try takes a location off the record, and removes its data:
+    a second one could find that of a later import there.
+    """
+    for location in records.locations(image_id):
+        if records.set_location_deleted(location['id'], True):
+            try:
+                compat.delete_data(image_id, {
+                    key: location[key]
+                    for key in ('url', 'metadata', 'status')})
+            except Exception:
+                records.set_location_deleted(location['id'], False)
+                raise
 
 
 def _forget_pending_locations(image_id: str) -> None:
     """Remove rows that a parallel import makes before it has a URL."""
-    db, context = compat.database(), compat.admin_context()
-    for location in db.image_get(context, image_id)['locations']:
+    for location in records.locations(image_id):
         if location['url'].startswith(compat.PENDING_URL):
-            db.image_location_delete(context, image_id, location['id'],
-                                     'deleted')
+            records.set_location_deleted(location['id'], True)
 
 
-def _unfinished_stores(image: Any) -> str:
-    stores = set(image.extra_properties.get(
-        compat.IMPORTING_PROPERTY, '').split(','))
+def _unfinished_stores(image_id: str) -> str:
+    stores = {*records.importing_stores(image_id)}
     stores |= {location['metadata'].get('store')
-               for location in image.locations}
+               for location in records.locations(image_id)}
     return ','.join(sorted(store for store in stores if store))
 
 

@@ -28,11 +28,16 @@ from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins.stores import registry
 
 CONF = cfg.CONF
+
+# Longer than any download that began with the old image. In seconds.
+GRACE = 6 * 3600
 
 
 class StoredImage(NamedTuple):
@@ -99,3 +104,29 @@ def stored_images(image_ids: Sequence[str], store_ids: Sequence[str]
                                 image['os_hash_algo'] or
                                 CONF.hashing_algorithm,
                                 image['os_hash_value'])
+
+
+def replaced(store_id: str, grace: float) -> list[marks.Mark]:
+    """What was replaced in a store and is of no use any more.
+
+    Only what this Glance has recorded can it call replaced: another one may
+    have its images in the same pool, and what has no name is the only copy.
+
+    :param grace: seconds for which whoever reads it may go on
+    """
+    store, stored = registry.find_replacing(store_id), registry.find(store_id)
+    if not store or not stored:
+        return []
+    return [mark for mark in store.replaced(grace)
+            if mark.deployment == deployment.identifier()
+            and records.is_recorded(stored.location(mark.image_id)[0])]
+
+
+def nameless(store_id: str) -> set[str]:
+    """Ids of images whose name was taken, of those that Glance has recorded.
+    """
+    store, stored = registry.find_replacing(store_id), registry.find(store_id)
+    if not store or not stored:
+        return set()
+    return {image_id for image_id in store.nameless()
+            if records.is_recorded(stored.location(image_id)[0])}

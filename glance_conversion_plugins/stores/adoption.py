@@ -13,30 +13,31 @@
 """What an import task wrote, and a store driver may adopt.
 
 Glance hands the driver a file and asks it to store it. For an image that one
-of our tasks has already written into that very store, the driver answers with
-what stands here, and reads nothing. Both live in one process.
+of our tasks has already written into that very store, the driver publishes
+what was written and answers with what stands here, and reads nothing. Both
+live in one process.
 """
 
+from collections.abc import Iterable
 import threading
-from typing import Any
 from typing import NamedTuple
 
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins import errors
 
 
-class Written(NamedTuple):
-    """What a driver's ``add()`` returns for an adopted image."""
+class Sealed(NamedTuple):
+    """An image that is complete, and not published yet."""
 
-    url: str
+    sink: sinks.StoredSink
     size: int                   # in bytes
-    checksum: str | None        # None: not, or not yet, computed
-    os_hash_value: str | None
-    metadata: dict[str, Any]
+    digest: digest.Digest
 
 
 class _Entry(NamedTuple):
     task_id: str
-    outcome: Written | errors.ConversionError
+    outcome: Sealed | errors.ConversionError
 
 
 _lock = threading.Lock()
@@ -44,13 +45,15 @@ _entries: dict[tuple[str, str], _Entry] = {}
 
 
 def offer(store: str, image_id: str, task_id: str,
-          outcome: Written | errors.ConversionError) -> None:
+          outcome: Sealed | errors.ConversionError) -> None:
     """Note how writing an image into a store ended."""
     with _lock:
+        earlier = _entries.get((store, image_id))
         _entries[store, image_id] = _Entry(task_id, outcome)
+    _remove([earlier] if earlier else [])
 
 
-def take(store: str, image_id: str, size: int | None) -> Written | None:
+def take(store: str, image_id: str, size: int | None) -> Sealed | None:
     """Adopt an image, once.
 
     :param size: in bytes, of the file that Glance asks to store; 0 or None
@@ -62,17 +65,27 @@ def take(store: str, image_id: str, size: int | None) -> Written | None:
         entry = _entries.get((store, image_id))
         if entry is None:
             return None
-        if (isinstance(entry.outcome, Written) and size
+        if (isinstance(entry.outcome, Sealed) and size
                 and entry.outcome.size != size):
             return None
         del _entries[store, image_id]
-    if isinstance(entry.outcome, Written):
+    if isinstance(entry.outcome, Sealed):
         return entry.outcome
     raise entry.outcome
 
 
 def forget(task_id: str) -> None:
-    """Drop what a task left unadopted."""
+    """Remove what a task wrote and nobody adopted."""
     with _lock:
-        for key in [k for k, e in _entries.items() if e.task_id == task_id]:
+        found = {key: entry for key, entry in _entries.items()
+                 if entry.task_id == task_id}
+        for key in found:
             del _entries[key]
+    _remove(found.values())
+
+
+def _remove(entries: Iterable[_Entry]) -> None:
+    """Remove what was written and nobody will adopt."""
+    for entry in entries:
+        if isinstance(entry.outcome, Sealed):
+            entry.outcome.sink.abort()

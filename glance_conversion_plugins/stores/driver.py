@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
-import itertools
 import logging
+import socket
+import time
 from typing import Any
 import uuid
 
@@ -34,8 +35,12 @@ from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins.copying import upload
 from glance_conversion_plugins.copying import zeros as zeros_
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.stores import adoption
+from glance_conversion_plugins.stores import handover
+from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import placeholder
 
 LOG = logging.getLogger(__name__)
@@ -70,28 +75,16 @@ def pose_as_stock(conf: Any, store_id: str | None, ours: str, stock: str
         conf.set_override('enabled_backends', backends)
 
 
-def adopt(store_id: str | None, image_id: str, size: int | None
-          ) -> adoption.Written | None:
-    """Answer for an image that a task has already written.
-
-    Nothing may be read from the data before this: Glance takes what was read
-    for the image's virtual size.
-    """
-    try:
-        written = adoption.take(store_id or '', image_id, size)
-    except errors.ConversionError as e:
-        raise exceptions.BackendException(str(e)) from e
-    if written is None:
-        return None
-    LOG.info('Store %s adopts image %s, %d bytes', store_id, image_id,
-             written.size)
-    return written
+def mark(image_id: str, task_id: str) -> marks.Mark:
+    """The mark of what this process writes."""
+    return marks.Mark(image_id, task_id, deployment.identifier(),
+                      socket.gethostname())
 
 
 def refuse_placeholder(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Look at the beginning of image data, and give all of it.
 
-    :raises exceptions.Invalid: at once, if it is a placeholder of ours
+    :raises exceptions.Invalid: if it is a placeholder of ours
     """
     rest, head = iter(chunks), b''
     while (len(head) < placeholder.MAGIC_LENGTH
@@ -101,7 +94,25 @@ def refuse_placeholder(chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise exceptions.Invalid(
             'This is the placeholder of an image that is stored '
             'elsewhere, not image data.')
-    return itertools.chain([head], rest)
+    yield head
+    yield from rest
+
+
+def _give_up(sink: sinks.StoredSink, error: BaseException) -> None:
+    """Leave nothing of what failed.
+
+    :raises errors.Fenced: if it was taken from this writer before, whatever
+        it failed of; what is left then tells the clean-up to go on
+    """
+    if not sink.is_held():
+        sink.release()
+        raise errors.Fenced from error
+    sink.abort()
+
+
+def _request(context: Any) -> str | None:
+    """Which request of Glance's it is that a store is called by."""
+    return getattr(context, 'request_id', None)
 
 
 @contextlib.contextmanager
@@ -115,6 +126,10 @@ def as_stock(image_id: str) -> Iterator[None]:
         raise exceptions.StorageFull(message=str(e)) from e
     except errors.WriteDenied as e:
         raise exceptions.StorageWriteDenied(message=str(e)) from e
+    except errors.Fenced as e:
+        # By then the image may be another upload's. Of this error alone
+        # Glance concludes that it has to leave the record as it is.
+        raise exceptions.NotFound(message=str(e)) from e
     except errors.WrongSize as e:
         raise exceptions.Invalid(message=str(e)) from e
     except errors.ConversionError as e:
@@ -132,11 +147,10 @@ class SparseDriver:
 
     conf: Any
 
-    sink: Callable[[str, str], sinks.Sink]
+    sink: Callable[[str, str], sinks.StoredSink]
     source: Callable[[str], Any]
     location: Callable[[str], tuple[str, dict[str, Any]]]
-    hand_over: Callable[[str, str], None]
-    discard: Callable[[str, str], None]
+    marked: Callable[[], Iterable[marks.Found]]
 
     @compat.back_compat_add
     @capabilities.check
@@ -149,47 +163,73 @@ class SparseDriver:
         digests of an adopted image may be None.
         """
         image_id = str(image_id)
-        adopted = adopt(self.backend_group, image_id, image_size)
-        if adopted:
-            return adopted
-        chunks = refuse_placeholder(compat.chunkreadable(
-            image_file, min(self.WRITE_CHUNKSIZE, upload.BLOCK)))
         with as_stock(image_id):
-            stored, url, metadata = self._store(
-                image_id, chunks, image_size or 0, hashing_algo,
-                [verifier] if verifier else [])
-        return url, stored.size, *stored.digest, metadata
+            # Nothing may be read before this: Glance takes what was read for
+            # the image's virtual size.
+            sealed = adoption.take(self.backend_group or '', image_id,
+                                   image_size)
+            if sealed:
+                LOG.info('Store %s adopts image %s, %d bytes',
+                         self.backend_group, image_id, sealed.size)
+            else:
+                chunks = refuse_placeholder(compat.chunkreadable(
+                    image_file, min(self.WRITE_CHUNKSIZE, upload.BLOCK)))
+                sealed = self._store(image_id, chunks, image_size or 0,
+                                     hashing_algo,
+                                     [verifier] if verifier else [])
+            url, metadata = self._publish(image_id, sealed.sink, context)
+        return url, sealed.size, *sealed.digest, metadata
 
     def _store(self, image_id: str, chunks: Iterable[bytes], size: int,
-               algorithm: str, verifiers: Sequence[Any]
-               ) -> tuple[upload.Stored, str, dict[str, Any]]:
-        """Write a stream under a mark, which is taken off at the end."""
-        task_id = str(uuid.uuid4())
-        sink = self.sink(image_id, task_id)
+               algorithm: str, verifiers: Sequence[Any]) -> adoption.Sealed:
+        """Write a stream under a mark."""
+        sink = self.sink(image_id, liveness.new_id())
         try:
             stored = upload.upload(chunks, sink, size, digest.Digests(
                 digest.DigestSpec(algorithm), verifiers))
-            url, metadata = self.location(image_id)
-            self.hand_over(image_id, task_id)
-        except BaseException:
-            sink.abort()
+        except BaseException as e:
+            _give_up(sink, e)
             raise
         LOG.info('Stored image %s in %s, %d bytes', image_id,
                  self.backend_group, stored.size)
-        return stored, url, metadata
+        return adoption.Sealed(sink, *stored)
+
+    def _publish(self, image_id: str, sink: sinks.StoredSink, context: Any
+                 ) -> tuple[str, dict[str, Any]]:
+        """Let an image be there for Glance, and watch it being recorded."""
+        try:
+            sink.publish()
+            url, metadata = self.location(image_id)
+            handover.watch(handover.Published(
+                self.backend_group, image_id, _request(context), url, sink,
+                time.monotonic()))
+        except BaseException as e:
+            _give_up(sink, e)
+            raise
+        return url, metadata
+
+    def _is_own(self, image_id: str, context: Any) -> bool:
+        """Before an image is deleted: let go of it.
+
+        :returns: whether all is gone that this request may delete
+        """
+        with as_stock(image_id):
+            return handover.release(self.backend_group, image_id,
+                                    _request(context))
 
     def probe(self) -> None:
         """Do with a small image what an import does, and remove it."""
-        image_id, task_id = str(uuid.uuid4()), str(uuid.uuid4())
-        sink = self.sink(image_id, task_id)
+        image_id = str(uuid.uuid4())
+        sink = self.sink(image_id, str(uuid.uuid4()))
         try:
             sink.create(_PROBE)
             sink.write(memoryview(b'probe' * _PROBE)[:_PROBE], 0)
             sink.seal()
+            sink.publish()
         finally:
             sink.abort()
-            # What could not be removed raises here.
-            self.discard(image_id, task_id)
+        if any(found.mark.image_id == image_id for found in self.marked()):
+            raise errors.SinkFailed('What was written could not be removed.')
 
     def zeros(self, image_id: str, progress: progress_.Progress
               ) -> tuple[int, int]:

@@ -41,6 +41,7 @@ class Header(NamedTuple):
     task_id: str
     disk_format: str
     container_format: str
+    host: str = ''          # where its process lives, or lived
 
 
 class Placeholder:

@@ -18,6 +18,7 @@ lives on it: every call says which image it is about.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+import contextlib
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
@@ -34,7 +35,7 @@ class Adoptable(Protocol):
 
     kind: str   # of the entry point
 
-    def sink(self, image_id: str, task_id: str) -> sinks.Sink:
+    def sink(self, image_id: str, task_id: str) -> sinks.StoredSink:
         """Where to write a raw image."""
 
     def source(self, image_id: str) -> sources.Source:
@@ -42,12 +43,6 @@ class Adoptable(Protocol):
 
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         """The URL and the metadata that Glance records for an image."""
-
-    def hand_over(self, image_id: str, task_id: str) -> None:
-        """Glance has recorded the image: take our mark off."""
-
-    def discard(self, image_id: str, task_id: str) -> None:
-        """Remove what a task wrote for an image, if it is still there."""
 
     def probe(self) -> None:
         """Do with a small image what an import does, and remove it.
@@ -60,17 +55,37 @@ class Adoptable(Protocol):
 class Recoverable(Protocol):
     """A store that tells what dead writers have left in it."""
 
-    def marked(self) -> Iterable[marks.Mark]:
-        """Everything of ours in the store that bears our mark."""
+    def marked(self) -> Iterable[marks.Found]:
+        """Everything in the store that bears a mark."""
 
-    def is_open(self, image_id: str, task_id: str) -> bool:
-        """Say whether a living process may be writing what a task began."""
+    def turn(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Be the only one that cleans the store; waits for others.
 
-    def hand_over(self, image_id: str, task_id: str) -> None:
-        """Glance has recorded the image: take our mark off."""
+        :returns: what to call now and then, to keep it so
+        :raises errors.Busy: if another one does so for long
+        """
 
-    def evict(self, image_id: str, task_id: str) -> None:
-        """Remove what a task wrote, and shut out a writer not quite dead."""
+    def look_up(self, mark: marks.Mark) -> marks.Found | None:
+        """What bears a mark now."""
+
+    def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
+        """The URL and the metadata that Glance records for an image."""
+
+    def is_open(self, found: marks.Found) -> bool:
+        """Say whether the writer of what was found holds its lease."""
+
+    def hand_over(self, mark: marks.Mark) -> None:
+        """Glance has recorded the image: take the mark off."""
+
+    def fence(self, mark: marks.Mark) -> bool:
+        """Shut the writer out of the store.
+
+        :returns: whether what it wrote still bears the mark; if not, it was
+            faster, and nothing may be removed
+        """
+
+    def discard(self, mark: marks.Mark) -> None:
+        """Remove what a writer has left that is shut out."""
 
 
 @runtime_checkable
@@ -104,11 +119,14 @@ class Replacing(Protocol):
     def put_back(self, image_id: str) -> None:
         """Give an image its name back."""
 
-    def replaced(self) -> list[str]:
-        """Names of what was replaced and is still there."""
+    def replaced(self, grace: float) -> list[marks.Mark]:
+        """What was replaced so many seconds ago and is still there."""
 
-    def forget_replaced(self) -> list[str]:
-        """Remove what was replaced; returns what could not be removed."""
+    def forget_replaced(self, mark: marks.Mark) -> None:
+        """Remove what was replaced.
+
+        :raises errors.SinkFailed: if it is in use, or nothing took its place
+        """
 
 
 class SparseStore(Adoptable, Recoverable, Sparsifiable, Protocol):

@@ -30,6 +30,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.stores import driver
 
 # glance_store looks for the location class in the driver's module.
@@ -103,7 +104,7 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
 
     def sink(self, image_id: str, task_id: str) -> file_sink.FileSink:
         return file_sink.FileSink(
-            self._best_datadir, image_id, task_id,
+            self._best_datadir, driver.mark(image_id, task_id),
             zero_block_size=self.conf.sparse_store.zero_block_size)
 
     def _check_mounted(self, location: Any) -> None:
@@ -133,14 +134,32 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
     def delete(self, location: Any, context: Any = None) -> None:
         """Delete a file."""
         self._check_mounted(location)
-        super().delete(location, context=context)
+        path = location.store_location.path
+        if not self._is_own(os.path.basename(path), context):
+            with self._unmarked(path):
+                super().delete(location, context=context)
+
+    @contextlib.contextmanager
+    def _unmarked(self, path: str) -> Iterator[None]:
+        """Remove the mark of a file with it, if it was not handed over yet.
+
+        It is a second link, by which the room of the file stays taken.
+        """
+        is_marked = os.path.exists(path) and os.lstat(path).st_nlink > 1
+        yield
+        for opened in self._opened() if is_marked else ():
+            for mark in [found.mark for found in opened.marked()]:
+                if (mark.image_id == os.path.basename(path)
+                        and mark.deployment == deployment.identifier()):
+                    opened.hand_over(mark)
+                    opened.give_back(mark)
 
     def _path(self, image_id: str) -> str:
         for each in self._folders:
             path = os.path.join(each, image_id)
             if os.path.exists(path):
                 return path
-        raise errors.SinkFailed('The store has no data of the image.')
+        raise errors.NotStored('The store has no data of the image.')
 
     def source(self, image_id: str) -> file_source.FileSource:
         return file_source.FileSource(self._path(image_id))
@@ -158,24 +177,36 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
             with folder.Folder(path) as found:
                 yield found
 
-    def hand_over(self, image_id: str, task_id: str) -> None:
-        for found in self._opened():
-            found.hand_over(image_id, task_id)
-
-    def discard(self, image_id: str, task_id: str) -> None:
-        for found in self._opened():
-            found.discard(image_id, task_id)
-
-    def evict(self, image_id: str, task_id: str) -> None:
-        """Discard it: a writer that lives on writes into a removed file."""
-        self.discard(image_id, task_id)
-
-    def marked(self) -> list[marks.Mark]:
+    def marked(self) -> list[marks.Found]:
         return [mark for found in self._opened() for mark in found.marked()]
 
-    def is_open(self, image_id: str, task_id: str) -> bool:
-        return any(found.is_open(image_id, task_id)
-                   for found in self._opened())
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[Callable[[], None]]:
+        with contextlib.ExitStack() as stack:
+            for path in filter(os.path.isdir, self._folders):
+                stack.enter_context(folder.Folder(path)).take_turn()
+            yield lambda: None
+
+    def look_up(self, mark: marks.Mark) -> marks.Found | None:
+        return next((found for found in self.marked()
+                     if found.mark.is_same(mark)), None)
+
+    def is_open(self, found: marks.Found) -> bool:
+        return any(each.is_open(found.mark) for each in self._opened())
+
+    def hand_over(self, mark: marks.Mark) -> None:
+        for found in self._opened():
+            found.hand_over(mark)
+            found.give_back(mark)
+
+    def fence(self, mark: marks.Mark) -> bool:
+        fenced = [found.fence(mark) for found in self._opened()]
+        return any(fenced)
+
+    def discard(self, mark: marks.Mark) -> None:
+        for found in self._opened():
+            with found.claimed(mark):
+                found.discard(mark)
 
     def sparsify(self, image_id: str, task_id: str,
                  check: Callable[[sources.Source], None],

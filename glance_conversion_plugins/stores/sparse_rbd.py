@@ -14,9 +14,10 @@
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import math
-import socket
+import time
 from typing import Any
 
 from glance_store import capabilities
@@ -31,6 +32,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.glance_db import compat
@@ -43,6 +45,9 @@ rbd = bindings.load('rbd')
 StoreLocation = compat.rbd_driver.StoreLocation
 
 _TIMEOUT = 30   # seconds
+
+# How long the process that wrote an image may take to see it recorded.
+_LEASE_SECONDS = 10
 
 # One chunk, of 8 MiB by default, is read while one is on its way to a client.
 # With two, reading dense images took twice the CPU time and was slower.
@@ -82,10 +87,7 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
                              self.store_conf.rados_connect_timeout)
 
     def _connect(self) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
-        """Connect for what is done in moments and must not hang.
-
-        By default librados waits for ever for a cluster that is down.
-        """
+        """Connect for what is done in moments and must not hang."""
         pool = self._pool
         return rbd_pool.connect(
             pool if pool.timeout >= 0 else pool._replace(timeout=_TIMEOUT))
@@ -99,7 +101,7 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         }
 
     def sink(self, image_id: str, task_id: str) -> rbd_sink.RbdSink:
-        return rbd_sink.RbdSink(self._pool, _mark(image_id, task_id),
+        return rbd_sink.RbdSink(self._pool, driver.mark(image_id, task_id),
                                 **self._sink_options())
 
     @capabilities.check
@@ -133,34 +135,68 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         return str(location.get_uri()), (
             {'store': self.backend_group} if self.backend_group else {})
 
-    def hand_over(self, image_id: str, task_id: str) -> None:
-        with self._connect() as (_, ioctx):
-            rbd_marks.hand_over(ioctx, image_id, task_id)
-
-    def discard(self, image_id: str, task_id: str) -> None:
-        with self._connect() as (_, ioctx):
-            rbd_marks.discard(ioctx, image_id, task_id)
-
-    def evict(self, image_id: str, task_id: str) -> None:
-        with self._connect() as (cluster, ioctx):
-            rbd_fence.fence(cluster, ioctx,
-                            rbd_marks.partial_name(image_id, task_id))
-            rbd_marks.discard(ioctx, image_id, task_id)
-
-    def marked(self) -> list[marks.Mark]:
+    def marked(self) -> list[marks.Found]:
         with self._connect() as (_, ioctx):
             return list(rbd_marks.marked(ioctx))
 
-    def is_open(self, image_id: str, task_id: str) -> bool:
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[Callable[[], None]]:
         with self._connect() as (_, ioctx):
-            return rbd_fence.is_open(
-                ioctx, rbd_marks.partial_name(image_id, task_id))
+            with rbd_index.turn(ioctx) as turn:
+                yield turn.keep
+
+    def look_up(self, mark: marks.Mark) -> marks.Found | None:
+        with self._connect() as (_, ioctx):
+            name = rbd_marks.name_of(ioctx, mark)
+        return marks.Found(mark, name == mark.image_id) if name else None
+
+    def is_open(self, found: marks.Found) -> bool:
+        with self._connect() as (_, ioctx):
+            name = rbd_marks.name_of(ioctx, found.mark)
+            return name is not None and rbd_fence.is_open(ioctx, name)
+
+    def hand_over(self, mark: marks.Mark) -> None:
+        with self._connect() as (_, ioctx):
+            rbd_marks.hand_over(ioctx, mark)
+
+    def fence(self, mark: marks.Mark) -> bool:
+        with self._connect() as (cluster, ioctx):
+            return rbd_marks.fence(cluster, ioctx, mark)
+
+    def discard(self, mark: marks.Mark) -> None:
+        with self._connect() as (_, ioctx):
+            rbd_marks.discard(ioctx, mark)
+
+    @capabilities.check
+    def delete(self, location: Any, context: Any = None) -> None:
+        """Delete an image, once nobody waits for it to be recorded."""
+        name = location.store_location.image
+        if self._is_own(name, context):
+            return
+        with driver.as_stock(name):
+            self._wait_for_writer(name)
+        super().delete(location, context=context)
+
+    def _wait_for_writer(self, name: str) -> None:
+        """Wait until whoever wrote an image has let go of it.
+
+        :raises exceptions.InUseByStore: if that takes too long; the stock
+            driver would have removed its snapshot before it saw that
+        """
+        with self._connect() as (_, ioctx):
+            if not rbd_marks.read(ioctx, name):
+                return
+            deadline = time.monotonic() + _LEASE_SECONDS
+            while rbd_fence.is_open(ioctx, name):
+                if time.monotonic() > deadline:
+                    raise exceptions.InUseByStore()
+                time.sleep(0.1)
 
     def sparsify(self, image_id: str, task_id: str,
                  check: Callable[[sources.Source], None],
                  progress: progress_.Progress) -> None:
         """Replace an image by a copy without its zeros."""
-        mark = _mark(image_id, task_id)
+        mark = driver.mark(image_id, task_id)
         sink = sparsify_rbd.ReplacingSink(self._pool, mark,
                                           **self._sink_options())
         try:
@@ -168,15 +204,15 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
                 sink.create(source.size)
                 progress.enter('Copying', source.size)
                 pipeline.copy(source, sink, progress=progress)
-            sink.complete()
+            sink.seal()
             with contextlib.closing(rbd_source.RbdSource(
                     self._pool, mark.name(marks.PARTIAL))) as copied:
                 check(copied)
             sink.publish()
+            sink.hand_over()
         except BaseException:
             sink.abort()
             raise
-        self.hand_over(image_id, task_id)
 
     def nameless(self) -> list[str]:
         with self._connect() as (_, ioctx):
@@ -186,14 +222,11 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         with self._connect() as (_, ioctx):
             sparsify_rbd.put_back(ioctx, image_id)
 
-    def replaced(self) -> list[str]:
+    def replaced(self, grace: float) -> list[marks.Mark]:
         with self._connect() as (_, ioctx):
-            return [name for name, _ in sparsify_rbd.replaced(ioctx)]
+            return [mark for mark in sparsify_rbd.replaced(ioctx)
+                    if sparsify_rbd.age(ioctx, mark) >= grace]
 
-    def forget_replaced(self) -> list[str]:
+    def forget_replaced(self, mark: marks.Mark) -> None:
         with self._connect() as (_, ioctx):
-            return sparsify_rbd.forget_replaced(ioctx)
-
-
-def _mark(image_id: str, task_id: str) -> marks.Mark:
-    return marks.Mark(image_id, task_id, socket.gethostname())
+            sparsify_rbd.forget(ioctx, mark)

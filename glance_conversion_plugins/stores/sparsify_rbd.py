@@ -19,7 +19,9 @@ finds that only an old image is left gives it its name back.
 """
 
 from collections.abc import Iterator
+import contextlib
 import logging
+import time
 from typing import Any
 
 from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
@@ -33,6 +35,8 @@ rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
 
+_REPLACED_AT = 'glance_conversion.replaced_at'
+
 
 class ReplacingSink(rbd_sink.RbdSink):
     """Writes what will take the place of an image that is there."""
@@ -40,14 +44,13 @@ class ReplacingSink(rbd_sink.RbdSink):
     def _check_name(self) -> None:
         check_free(self._ioctx, self._name)
 
-    def complete(self) -> None:
+    def seal(self) -> None:
         with rbd_pool.translated():
             copy_metadata(self._ioctx, self._name, self._image)
-        super().complete()
+        super().seal()
 
     def _take_name(self) -> None:
-        rbd.RBD().rename(self._ioctx, self._name,
-                         self._mark.name(marks.REPLACED))
+        put_aside(self._ioctx, self._name, self._mark)
         super()._take_name()
 
 
@@ -69,37 +72,53 @@ def copy_metadata(ioctx: Any, image_id: str, target: Any) -> None:
     """Give an image what others have noted on the one it replaces."""
     with rbd.Image(ioctx, image_id, read_only=True) as image:
         for key, value in image.metadata_list():
-            if not key.startswith(rbd_marks.PREFIX):
+            if key != rbd_marks.KEY:
                 target.metadata_set(key, value)
 
 
-def nameless(ioctx: Any) -> dict[str, str]:
-    """Images whose replacement was interrupted: {image id: name now}."""
-    return {image_id: name for name, image_id in replaced(ioctx)
-            if not rbd_pool.is_present(ioctx, image_id)}
+def put_aside(ioctx: Any, image_id: str, mark: marks.Mark) -> None:
+    """Free the name of an image for what takes its place."""
+    with rbd.Image(ioctx, image_id) as image:
+        image.metadata_set(_REPLACED_AT, str(int(time.time())))
+    rbd.RBD().rename(ioctx, image_id, mark.name(marks.REPLACED))
+
+
+def nameless(ioctx: Any) -> dict[str, marks.Mark]:
+    """Images whose replacement was interrupted: {image id: mark}."""
+    return {mark.image_id: mark for mark in replaced(ioctx)
+            if not rbd_pool.is_present(ioctx, mark.image_id)}
 
 
 def put_back(ioctx: Any, image_id: str) -> None:
     """Give an image its name back, if it still has none."""
-    if name := nameless(ioctx).get(image_id):
+    if mark := nameless(ioctx).get(image_id):
+        name = mark.name(marks.REPLACED)
         LOG.warning('%s gets its name back', name)
         rbd.RBD().rename(ioctx, name, image_id)
+        with rbd.Image(ioctx, image_id) as image:
+            with contextlib.suppress(KeyError):     # of another version
+                image.metadata_remove(_REPLACED_AT)
 
 
-def replaced(ioctx: Any) -> Iterator[tuple[str, str]]:
-    """(name, image id) of every image that was put aside."""
+def replaced(ioctx: Any) -> Iterator[marks.Mark]:
+    """Every image that was put aside."""
     for name in rbd.RBD().list(ioctx):
         if mark := marks.parse(name, marks.REPLACED):
-            yield name, mark.image_id
+            yield mark
 
 
-def forget_replaced(ioctx: Any) -> list[str]:
-    """Remove what was put aside; returns what could not be removed."""
-    left = []
-    for name, _ in list(replaced(ioctx)):
-        try:
-            rbd_pool.remove(ioctx, name)
-        except rbd.Error as e:
-            LOG.warning('%s stays: %s', name, e)
-            left.append(name)
-    return left
+def age(ioctx: Any, mark: marks.Mark) -> float:
+    """Seconds since an image was put aside; none, if that is not known."""
+    with rbd.Image(ioctx, mark.name(marks.REPLACED), read_only=True) as image:
+        since = dict(image.metadata_list()).get(_REPLACED_AT)
+    return time.time() - int(since) if since else 0
+
+
+def forget(ioctx: Any, mark: marks.Mark) -> None:
+    """Remove an image that was put aside, if another one has its name.
+
+    :raises errors.SinkFailed: if none has: then it is the only one
+    """
+    if not rbd_pool.is_present(ioctx, mark.image_id):
+        raise errors.SinkFailed('Nothing has taken the place of the image.')
+    rbd_pool.remove(ioctx, mark.name(marks.REPLACED))

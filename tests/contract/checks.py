@@ -324,6 +324,7 @@ def sink_keeps_what_is_written(open_sink: OpenSink,
         sink.create(len(EXPECTED))
         _write_all(sink, EXPECTED, 16 * images.BLOCK)
         sink.seal()
+        sink.publish()
         assert read_back() == EXPECTED
     finally:
         sink.abort()
@@ -337,6 +338,7 @@ def sink_takes_writes_of_any_alignment(open_sink: OpenSink,
         sink.create(len(expected))
         _write_all(sink, expected, 100_003)
         sink.seal()
+        sink.publish()
         assert read_back() == expected
     finally:
         sink.abort()
@@ -349,6 +351,7 @@ def sink_new_target_reads_as_zeros(open_sink: OpenSink,
         sink.create(5 * images.BLOCK)
         sink.write(memoryview(b'A' * 100), 2 * images.BLOCK)
         sink.seal()
+        sink.publish()
         expected = bytearray(5 * images.BLOCK)
         expected[2 * images.BLOCK:2 * images.BLOCK + 100] = b'A' * 100
         assert read_back() == expected
@@ -363,6 +366,7 @@ def sink_zeroes(open_sink: OpenSink, read_back: ReadBack) -> None:
         sink.write(memoryview(b'A' * images.BLOCK), 0)
         sink.zero(images.BLOCK, 3 * images.BLOCK)
         sink.seal()
+        sink.publish()
         assert read_back() == images.content('A000')
     finally:
         sink.abort()
@@ -381,19 +385,22 @@ def sink_says_how_much_is_not_zeros(open_sink: OpenSink,
         # The grain is the sink's own; no grain adds more than the rest.
         assert 2 * images.BLOCK <= written <= mebibyte
         sink.seal()
+        sink.publish()
         assert read_back() == b'A' * mebibyte + bytes(mebibyte) + mixed
     finally:
         sink.abort()
 
 
-def sink_shows_nothing_before_seal(open_sink: OpenSink,
-                                   read_back: ReadBack) -> None:
+def sink_shows_nothing_before_it_is_published(open_sink: OpenSink,
+                                              read_back: ReadBack) -> None:
     sink = open_sink()
     try:
         sink.create(images.BLOCK)
         sink.write(memoryview(images.content('A')), 0)
         assert read_back() is None
         sink.seal()
+        assert read_back() is None
+        sink.publish()
         assert read_back() == images.content('A')
     finally:
         sink.abort()
@@ -412,6 +419,7 @@ def sink_abort_leaves_nothing(open_sink: OpenSink,
     try:
         sink.create(images.BLOCK)
         sink.seal()
+        sink.publish()
         assert read_back() == images.content('0')
     finally:
         sink.abort()
@@ -429,8 +437,18 @@ def sink_abort_removes_what_was_sealed(open_sink: OpenSink,
                                        read_back: ReadBack) -> None:
     sink = open_sink()
     sink.create(images.BLOCK)
+    sink.seal()
+    sink.abort()
+    assert read_back() is None
+
+
+def sink_abort_removes_what_was_published(open_sink: OpenSink,
+                                          read_back: ReadBack) -> None:
+    sink = open_sink()
+    sink.create(images.BLOCK)
     sink.write(memoryview(images.content('A')), 0)
     sink.seal()
+    sink.publish()
     assert read_back() == images.content('A')
     sink.abort()
     assert read_back() is None
@@ -445,6 +463,7 @@ def sink_does_not_overwrite(open_sink: OpenSink,
         first.create(images.BLOCK)
         first.write(memoryview(images.content('A')), 0)
         first.seal()
+        first.publish()
         with pytest.raises(errors.AlreadyStored):
             second.create(images.BLOCK)
         second.abort()
@@ -491,6 +510,7 @@ def sink_resizes(open_sink: OpenSink, read_back: ReadBack) -> None:
             sink.resize(len(expected))
             assert read_back() is None
             sink.seal()
+            sink.publish()
             assert read_back() == expected
         finally:
             sink.abort()
@@ -507,6 +527,7 @@ def sink_shrinks(open_sink: OpenSink, read_back: ReadBack) -> None:
             sink.write(memoryview(expected), 0)
             sink.resize(size)
             sink.seal()
+            sink.publish()
             assert read_back() == expected
         finally:
             sink.abort()
@@ -520,10 +541,11 @@ SINK_CHECKS = [
     sink_resizes,
     sink_shrinks,
     sink_says_how_much_is_not_zeros,
-    sink_shows_nothing_before_seal,
+    sink_shows_nothing_before_it_is_published,
     sink_abort_leaves_nothing,
     sink_abort_before_create,
     sink_abort_removes_what_was_sealed,
+    sink_abort_removes_what_was_published,
     sink_does_not_overwrite,
     sink_fails_after_interrupt,
 ]

@@ -25,7 +25,7 @@ class MemorySink:
         self._place = place
         self._name = name
         self._target: bytearray | None = None
-        self._sealed = False
+        self._published = False
         self._interrupted = threading.Event()
 
     def create(self, size: int) -> None:
@@ -49,14 +49,17 @@ class MemorySink:
         self._target.extend(bytes(size - len(self._target)))
 
     def seal(self) -> None:
+        pass
+
+    def publish(self) -> None:
         self._place[self._name] = bytes(self._target)
-        self._sealed = True
+        self._published = True
 
     def interrupt(self) -> None:
         self._interrupted.set()
 
     def abort(self) -> None:
         self._target = None
-        if self._sealed:
+        if self._published:
             self._place.pop(self._name, None)
-            self._sealed = False
+            self._published = False

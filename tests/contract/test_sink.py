@@ -25,6 +25,7 @@ from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins.copying.sinks import fanout
 from glance_conversion_plugins.copying.sinks import file as file_sink
 from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.external import marks
 from tests.contract import checks
 from tests.contract import images
 from tests.contract import memory
@@ -65,8 +66,9 @@ def _file(folder):
 
     def open_sink():
         return file_sink.FileSink(
-            lambda size: file_sink.Datadir(str(folder)), IMAGE,
-            f'{next(tasks):08x}', zero_block_size=images.BLOCK)
+            lambda size: file_sink.Datadir(str(folder)),
+            marks.Mark(IMAGE, f'{next(tasks):08x}', 'deadbeef'),
+            zero_block_size=images.BLOCK)
 
     return open_sink, lambda: path.read_bytes() if path.exists() else None
 
@@ -106,7 +108,7 @@ PLACES = {
 def test_sink(check, place, tmp_path):
     open_sink, read_back = PLACES[place](tmp_path)
     check(open_sink, read_back)
-    # No check leaves a sealed image, so nothing at all is left.
+    # No check leaves an image, so nothing at all is left.
     assert not [f for f in tmp_path.rglob('*') if f.is_file()]
 
 

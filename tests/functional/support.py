@@ -21,8 +21,10 @@ import re
 import signal
 import subprocess
 import time
+import uuid
 
 import pytest
+import sqlalchemy
 
 from cloud import ini
 
@@ -300,6 +302,13 @@ class Service:
             time.sleep(0.2)
         return left
 
+    def leftover_name(self, image_id, state='partial'):
+        """What a dead writer of this deployment has left of an image."""
+        url = sqlalchemy.make_url(self.cloud.database.url)
+        name = f"{url.query['unix_socket']}/{url.database}"
+        deployment = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return f'{image_id}.{uuid.uuid4()}.{deployment}.{state}'
+
     def sweep(self):
         """Remove what a failed test has left, for the sake of the next."""
         for pool in self.cloud.ceph.pools:
@@ -321,6 +330,10 @@ class Service:
             [self.cloud.settings.bin('glance-conversion-manage'), *args],
             env=env, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=300)
+
+
+# Somewhat more than "osd client watch timeout" of the cloud.
+LEASE_SECONDS = 10
 
 
 class Commands:

@@ -80,6 +80,7 @@ def test_an_erasure_coded_pool(erasure_coded):
     stored = upload.upload(
         [DATA], sink, 0, digest.Digests(digest.DigestSpec('sha512')))
     assert stored.digest.os_hash_value == hashlib.sha512(DATA).hexdigest()
+    sink.publish()
     assert data_pool(erasure_coded, MARK.image_id) == 'coded'
     source = rbd_source.RbdSource(pool, MARK.image_id)
     assert source.read(0, len(DATA)) == DATA

@@ -25,7 +25,6 @@ import re
 import shutil
 import subprocess
 import sys
-import uuid
 import zipfile
 
 from cloud import glance as service
@@ -202,7 +201,7 @@ def go_back(site, page, enabled, image):
     """Although something of an import is left over."""
     glance = site.cloud.glance
     venv = glance.settings.venv
-    left = f"{image['id']}.{uuid.uuid4()}.partial"
+    left = site.leftover_name(image['id'])
     site.rbd('create', '--size', '1M', f'images/{left}')
     glance.reconfigure(ini.merge(enabled, {
         'image_import_opts': stock(venv)['image_import_opts']}))

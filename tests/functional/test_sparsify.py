@@ -106,9 +106,8 @@ def test_leaves_what_is_in_use_or_does_not_match(glance, thick):
 def test_one_that_was_killed_between_two_names(glance, thick):
     """The next run gives the old image its name back, and goes on."""
     image_id = thick['ceph']
-    task_id = '22222222-2222-3333-4444-555555555555'
-    glance.rbd('rename', f'images/{image_id}',
-               f'images/{image_id}.{task_id}.replaced')
+    name = glance.leftover_name(image_id, 'replaced')
+    glance.rbd('rename', f'images/{image_id}', f'images/{name}')
     done = sparsify(glance)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'image {image_id} has its name back' in done.stdout
@@ -118,8 +117,7 @@ def test_one_that_was_killed_between_two_names(glance, thick):
 
 def test_cleanup_gives_a_lost_name_back_too(glance, thick):
     image_id = thick['ceph']
-    task_id = '22222222-2222-3333-4444-555555555555'
-    name = f'{image_id}.{task_id}.replaced'
+    name = glance.leftover_name(image_id, 'replaced')
     glance.rbd('rename', f'images/{image_id}', f'images/{name}')
     assert (f'would remove store ceph: the name that a dead sparsify gave to '
             f'image {image_id}') in glance.manage('cleanup',
@@ -134,7 +132,7 @@ def test_cleanup_gives_a_lost_name_back_too(glance, thick):
 def test_one_that_was_killed_before_it_had_a_copy(glance, thick):
     """What is left of the copy goes; what Glance has recorded stays."""
     image_id = thick['ceph']
-    name = f'{image_id}.22222222-2222-3333-4444-555555555555.partial'
+    name = glance.leftover_name(image_id)
     glance.rbd('create', '--size', '1M', f'images/{name}')
     done = glance.manage('cleanup')
     assert done.returncode == 0, done.stdout + done.stderr

@@ -117,7 +117,7 @@ def test_a_user_of_ceph_that_may_not_write(commands, glance, rights):
 
 def test_leftovers_are_found_and_left(commands, glance):
     image_id = glance.create('raw')
-    name = f'{image_id}.22222222-2222-3333-4444-555555555555.partial'
+    name = glance.leftover_name(image_id)
     glance.rbd('create', '--size', '1M', f'images/{name}')
     result, details = check(commands, **SOUND)['Leftovers']
     assert result == WARNING

@@ -62,6 +62,9 @@ class FileSink:
         self._file.close()
         self.sealed = True
 
+    def publish(self) -> None:
+        pass
+
     def interrupt(self) -> None:
         pass
 

@@ -59,12 +59,14 @@ class FakeSource:
 class FakeSink:
     """Keeps a list of its calls."""
 
-    def __init__(self, before_write=None, fail_at=None):
+    def __init__(self, before_write=None, fail_at=None, held=True):
         """Prepare the sink.
 
         :param before_write: called with each offset before it is written
         :param fail_at: {name of a call: the error that it raises}
+        :param held: whether what was begun is still this writer's
         """
+        self._held = held
         self._before_write = before_write
         self._fail_at = fail_at or {}
         self._lock = threading.Lock()
@@ -94,6 +96,18 @@ class FakeSink:
 
     def seal(self):
         self._called('seal')
+
+    def publish(self):
+        self._called('publish')
+
+    def hand_over(self):
+        self._called('hand_over')
+
+    def is_held(self):
+        return self._held
+
+    def release(self):
+        self._called('release')
 
     def interrupt(self):
         self._called('interrupt')

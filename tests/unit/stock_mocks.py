@@ -30,6 +30,18 @@ class Error(Exception):
     errno = 0
 
 
+class ConnectionShutdown(Error):
+    """What a client hears that was shut out."""
+
+
+class _Stored:
+    """An image that lies in the cluster, whatever it is called."""
+
+    def __init__(self):
+        self.metadata = {}
+        self.watchers = []      # who has it open, except to read it
+
+
 class _Ioctx(stock.MockRados.ioctx):
 
     def set_osdmap_full_try(self):
@@ -66,7 +78,7 @@ def mock_rbd():
 
     The errors of ``MockRBD`` must derive from ``Error`` by then.
     """
-    images = {}     # {name: metadata}
+    images = {}     # {name: _Stored}
 
     class Image(stock.MockRBD.Image):
 
@@ -74,7 +86,22 @@ def mock_rbd():
             if name not in images:
                 raise stock.MockRBD.ImageNotFound()
             super().__init__(ioctx, name, **options)
-            self._metadata = images[name]
+            self._stored = images[name]
+            if not options.get('read_only'):
+                self._stored.watchers.append(self)
+
+        def __exit__(self, *args, **kwargs):
+            self.close()
+            return super().__exit__(*args, **kwargs)
+
+        def close(self):
+            super().close()
+            if self in self._stored.watchers:
+                self._stored.watchers.remove(self)
+
+        def watchers_list(self):
+            return [{'addr': f'192.0.2.1:0/{id(watcher)}'}
+                    for watcher in self._stored.watchers]
 
         def aio_write(self, data, offset, oncomplete):
             self.write(data, offset)
@@ -87,29 +114,34 @@ def mock_rbd():
             return []
 
         def metadata_set(self, key, value):
-            self._metadata[key] = value
+            self._stored.metadata[key] = value
 
         def metadata_list(self):
-            return list(self._metadata.items())
+            return list(self._stored.metadata.items())
 
         def metadata_remove(self, key):
-            del self._metadata[key]
+            del self._stored.metadata[key]
 
     class RBD(stock.MockRBD.RBD):
 
         def create(self, ioctx, name, *arguments, **options):
             super().create(ioctx, name, *arguments, **options)
-            images[name] = {}
+            images[name] = _Stored()
 
         def remove(self, ioctx, name):
             super().remove(ioctx, name)
             del images[name]
 
         def rename(self, ioctx, source, target):
+            if source not in images:
+                raise stock.MockRBD.ImageNotFound()
+            if target in images:
+                raise stock.MockRBD.ImageExists()
             images[target] = images.pop(source)
 
-    return type('MockRBD', (stock.MockRBD,),
-                {'Error': Error, 'Image': Image, 'RBD': RBD})
+    return type('MockRBD', (stock.MockRBD,), {
+        'ConnectionShutdown': ConnectionShutdown, 'Error': Error,
+        'Image': Image, 'RBD': RBD})
 
 
 def errors():

@@ -195,6 +195,9 @@ class Ceph:
                 'osd data': self.dir / 'osd.$id',
                 'osd objectstore': self.settings.objectstore,
                 'osd memory target': 1 * GIB,
+                # Who was killed holds on to images for so long: 30 s by
+                # default, of which every test of a kill would wait.
+                'osd client watch timeout': 8,
                 # As under systemd: Debian 13 has a relative "osd class dir".
                 'chdir': '/',
                 # A memstore keeps its data over a stop only if the OSD

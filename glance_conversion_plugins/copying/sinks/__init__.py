@@ -13,7 +13,8 @@
 """Where the bytes of a raw image go.
 
 A sink writes one image into one place. Its calls come in this order:
-``create``, any number of ``write`` and ``zero``, then ``seal`` or ``abort``.
+``create``, any number of ``write`` and ``zero``, then ``seal`` and
+``publish``, or ``abort`` at any time.
 """
 
 from typing import Protocol
@@ -48,7 +49,14 @@ class Sink(Protocol):
         """
 
     def seal(self) -> None:
-        """Make the image complete, durable and visible under its name."""
+        """Make the image complete and durable, but not visible yet."""
+
+    def publish(self) -> None:
+        """Give a sealed image its name.
+
+        :raises errors.AlreadyStored: if the name is taken
+        :raises errors.Fenced: if the image was taken from this writer
+        """
 
     def interrupt(self) -> None:
         """Make writes under way and later ones fail soon.
@@ -59,5 +67,29 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Leave nothing. Never raises; may be called at any time, also twice.
 
-        A sealed target is removed too.
+        A sealed target is removed too, and so is one that is published: that
+        is for whoever knows that Glance has not recorded it, nor will.
         """
+
+
+class StoredSink(Sink, Protocol):
+    """A sink of a store, whose images Glance is to record.
+
+    It holds on to what it writes, so that others see that its writer lives,
+    until ``hand_over``, ``release`` or ``abort``.
+    """
+
+    def hand_over(self) -> None:
+        """Glance has recorded a published image: take the mark off.
+
+        :raises errors.Fenced: if it was taken from this writer
+        """
+
+    def is_held(self) -> bool:
+        """Say whether what was begun was not taken from this writer.
+
+        Never raises; true where the place does not say.
+        """
+
+    def release(self) -> None:
+        """Let go of the image and leave it to the clean-up. Never raises."""

@@ -39,6 +39,7 @@ class Bounded:
         self.zero = sink.zero
         self.resize = sink.resize
         self.seal = sink.seal
+        self.publish = sink.publish
         self.interrupt = sink.interrupt
         self.abort = sink.abort
 

@@ -31,6 +31,9 @@ class DiscardSink:
     def seal(self) -> None:
         pass
 
+    def publish(self) -> None:
+        pass
+
     def interrupt(self) -> None:
         pass
 

@@ -30,13 +30,13 @@ class FanOut:
     on while any is left.
     """
 
-    def __init__(self, targets: Mapping[str, sinks.Sink],
+    def __init__(self, targets: Mapping[str, sinks.StoredSink],
                  all_must_succeed: bool) -> None:
         self._targets = dict(targets)
         self._all_must_succeed = all_must_succeed
         self.failures: dict[str, errors.ConversionError] = {}
 
-    def _each(self, call: Callable[[sinks.Sink], Any]) -> list[Any]:
+    def _each(self, call: Callable[[sinks.StoredSink], Any]) -> list[Any]:
         """Do something to each that has not failed."""
         results = []
         for name, target in self._targets.items():
@@ -48,7 +48,7 @@ class FanOut:
                 self._failed(name, target, e)
         return results
 
-    def _failed(self, name: str, target: sinks.Sink,
+    def _failed(self, name: str, target: sinks.StoredSink,
                 error: errors.ConversionError) -> None:
         # Several writers may see the same failure.
         first = self.failures.setdefault(name, error)
@@ -75,6 +75,14 @@ class FanOut:
         self._each(lambda target: target.seal())
         for name in self.failures:
             self._targets[name].abort()
+
+    def publish(self) -> None:
+        self._each(lambda target: target.publish())
+
+    def sealed(self) -> dict[str, sinks.StoredSink]:
+        """Those that hold the whole image."""
+        return {name: target for name, target in self._targets.items()
+                if name not in self.failures}
 
     def interrupt(self) -> None:
         for target in self._targets.values():

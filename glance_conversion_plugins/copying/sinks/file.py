@@ -21,6 +21,8 @@ from typing import NamedTuple
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import os_errors
 
 LOG = logging.getLogger(__name__)
 
@@ -36,34 +38,44 @@ class Datadir(NamedTuple):
 class FileSink:
     """Writes data only; what is not written is a hole."""
 
-    def __init__(self, choose: Callable[[int], Datadir], image_id: str,
-                 task_id: str, *, zero_block_size: int) -> None:
+    def __init__(self, choose: Callable[[int], Datadir], mark: marks.Mark, *,
+                 zero_block_size: int) -> None:
         """Describe the file; nothing is made yet.
 
         :param choose: finds a folder for so many bytes
+        :param mark: whose image it is
         :param zero_block_size: grain at which zeros are left out, in bytes
         """
         self._choose = choose
-        self._names = image_id, task_id
+        self._mark = mark
         self._zero_block_size = zero_block_size
         self._size = 0
         self._folder: folder.Folder | None = None
         self._file: io.FileIO | None = None
-        self._stopped = False
+        # Keeps the lock of the file when that is closed.
+        self._lease = -1
+        self._begun = self._stopped = False
 
     def create(self, size: int) -> None:
         datadir = self._choose(size)
         self._size = size
         self._folder = folder.Folder(datadir.path, datadir.marker)
-        self._file = self._folder.create(*self._names)
+        self._file = self._folder.create(self._mark)
+        self._begun = True
+        with os_errors.translated(self._path):
+            self._lease = os.dup(self._fileno())
         try:
             if datadir.mode:
                 os.fchmod(self._file.fileno(), datadir.mode)
         except OSError as e:
             # Some file systems have one mode for all files.
             LOG.warning('The mode of %s stays as it is: %s', self._names, e)
-        with folder.translated(self._path):
+        with os_errors.translated(self._path):
             os.ftruncate(self._fileno(), size)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        return self._mark.image_id, self._mark.task_id
 
     @property
     def _path(self) -> str:
@@ -82,7 +94,7 @@ class FileSink:
         if written:
             # What is dirty here goes to the disk from now on, and little is
             # left for the last fsync to wait for.
-            with folder.translated(self._path):
+            with os_errors.translated(self._path):
                 os.posix_fadvise(self._fileno(), offset, len(view),
                                  os.POSIX_FADV_DONTNEED)
         return written
@@ -91,7 +103,7 @@ class FileSink:
         while len(view):
             if self._stopped:
                 raise errors.Cancelled('The copy was stopped.')
-            with folder.translated(self._path):
+            with os_errors.translated(self._path):
                 count = os.pwrite(self._fileno(), view, offset)
             view, offset = view[count:], offset + count
 
@@ -101,7 +113,7 @@ class FileSink:
     def resize(self, size: int) -> None:
         # A file that grows by being written gets room in advance, on XFS.
         # One without holes is filled with zeros when it grows.
-        with folder.translated(self._path):
+        with os_errors.translated(self._path):
             if size < self._size or self._has_holes():
                 os.ftruncate(self._fileno(), size)
         self._size = size
@@ -113,19 +125,47 @@ class FileSink:
     def seal(self) -> None:
         if self._stopped:
             raise errors.Cancelled('The copy was stopped.')
-        assert self._folder     # noqa: S101
-        with folder.translated(self._path):
+        with os_errors.translated(self._path):
             os.ftruncate(self._fileno(), self._size)
             os.fsync(self._fileno())
             self._close()
-        self._folder.publish(*self._names)
-        self._folder.close()
 
     def _close(self) -> None:
         # Also one that fails, as of a full file server, has closed it.
         file, self._file = self._file, None
         if file:
             file.close()
+
+    def publish(self) -> None:
+        assert self._folder     # noqa: S101
+        self._folder.publish(self._mark)
+
+    def hand_over(self) -> None:
+        assert self._folder     # noqa: S101
+        try:
+            if not self._folder.hand_over(self._mark):
+                raise errors.Fenced
+        finally:
+            self.release()
+
+    def is_held(self) -> bool:
+        try:
+            if not self._begun or not self._folder:
+                return True
+            with self._folder.reopened() as here:
+                return here.bears(self._mark)
+        except errors.SinkFailed:
+            return True
+
+    def release(self) -> None:
+        lease, self._lease = self._lease, -1
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            if lease >= 0:
+                os.close(lease)
+        if self._folder:
+            self._folder.close()
 
     def interrupt(self) -> None:
         self._stopped = True
@@ -137,8 +177,10 @@ class FileSink:
                 self._close()
             if self._folder:
                 with self._folder.reopened() as here:
-                    here.discard(*self._names)
-                self._folder = None
+                    here.discard(self._mark)
+            self._folder = None
         except Exception:
             LOG.exception('%s was not removed; the clean-up will find it',
                           self._names)
+        finally:
+            self.release()

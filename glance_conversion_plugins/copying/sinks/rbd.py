@@ -21,6 +21,7 @@ from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
 
@@ -75,8 +76,8 @@ class _InFlight:
 class RbdSink:
     """Writes data only, asynchronously, never across an object.
 
-    Until it is sealed, the image has a name that tells what it is; until
-    Glance has recorded it, it carries a mark.
+    Until it is published, the image has a name that tells what it is; until
+    Glance has recorded it, it carries a mark, and is kept open.
     """
 
     def __init__(self, pool: rbd_pool.Pool, mark: marks.Mark, *, order: int,
@@ -98,7 +99,7 @@ class RbdSink:
         self._partial = mark.name(marks.PARTIAL)
         self._in_flight = _InFlight()
         self._resources = contextlib.ExitStack()
-        self._created = False
+        self._created = self._begun = False
         self._image: Any = None
         self._ioctx: Any = None
 
@@ -114,8 +115,9 @@ class RbdSink:
             rbd.RBD().create(self._ioctx, self._partial, size, self._order,
                              old_format=False, features=features,
                              data_pool=self._data_pool)
+            self._begun = True
             self._image = rbd.Image(self._ioctx, self._partial)
-            rbd_marks.write(self._image, self._mark, 'writing')
+            rbd_marks.write(self._image, self._mark)
 
     def _check_name(self) -> None:
         """See that nothing has the name that this will have."""
@@ -164,28 +166,51 @@ class RbdSink:
             self._image.resize(size)
 
     def seal(self) -> None:
-        self.complete()
-        self.publish()
-
-    def complete(self) -> None:
-        """Do all of sealing that comes before the image has its name."""
         with rbd_pool.translated():
             self._in_flight.drain()
             self._image.flush()
             self._image.create_snap(rbd_pool.SNAPSHOT)
             self._image.protect_snap(rbd_pool.SNAPSHOT)
-            rbd_marks.write(self._image, self._mark, 'sealed')
 
     def publish(self) -> None:
-        """Give a complete image its name."""
         with rbd_pool.translated():
-            self._image.close()
-            self._image = None
-            self._take_name()
-        self._resources.close()
+            try:
+                self._take_name()
+            except (rbd.ImageNotFound, rbd.ConnectionShutdown) as e:
+                raise errors.Fenced from e
 
     def _take_name(self) -> None:
-        rbd.RBD().rename(self._ioctx, self._partial, self._name)
+        rbd_marks.publish(self._ioctx, self._mark)
+
+    def hand_over(self) -> None:
+        with rbd_pool.translated():
+            try:
+                rbd_marks.erase(self._image, self._mark)
+                rbd_index.remove(self._ioctx, self._mark)
+            except (rbd.ImageNotFound, rbd.ConnectionShutdown) as e:
+                raise errors.Fenced from e
+            finally:
+                self.release()
+
+    def is_held(self) -> bool:
+        if not self._begun:
+            return True
+        try:
+            # Not by the connection that may have been shut out.
+            with rbd_pool.connect(self._pool) as (_, ioctx):
+                found = rbd_marks.name_of(ioctx, self._mark)
+        except errors.SinkFailed:
+            return True
+        return found in (self._partial, self._name)
+
+    def release(self) -> None:
+        image, self._image = self._image, None
+        try:
+            with self._resources:
+                if image:
+                    image.close()
+        except Exception:
+            LOG.warning('%s was not closed', self._name, exc_info=True)
 
     def interrupt(self) -> None:
         self._in_flight.end(0, errors.Cancelled('The copy was stopped.'))
@@ -201,12 +226,8 @@ class RbdSink:
         self.interrupt()
         if not self._in_flight.settle(_ABORT_SECONDS):
             raise errors.SinkFailed('The store does not answer.')
-        if self._image:
-            self._image.close()
-            self._image = None
-        self._resources.close()
+        self.release()
         if self._created:
             with rbd_pool.connect(self._pool) as (_, ioctx):
-                rbd_marks.discard(ioctx, self._mark.image_id,
-                                  self._mark.task_id)
+                rbd_marks.discard(ioctx, self._mark)
             self._created = False

@@ -32,6 +32,7 @@ from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying.sinks import file as file_sink
 from glance_conversion_plugins.copying import upload
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance.prefetch import node as node_
@@ -61,7 +62,7 @@ class _Copy(NamedTuple):
     """A complete and verified copy, beside the cache."""
 
     sink: file_sink.FileSink
-    task_id: str
+    mark: marks.Mark
     store: str | None
 
 
@@ -91,10 +92,11 @@ class Fetcher:
             # One at a time, so that each sees what the last one has left.
             with self._room:
                 make_room()
-                allocated = self._commit(image_id, copy.task_id)
+                allocated = self._commit(copy.mark)
         except BaseException:
             copy.sink.abort()
             raise
+        copy.sink.release()
         return Fetched(copy.store or 'its store', image.size, allocated,
                        time.monotonic() - start)
 
@@ -118,10 +120,10 @@ class Fetcher:
             '; '.join(complaints) or 'The image has no location.')
 
     def _copy(self, image: Any, url: str, store: str | None) -> _Copy:
-        task_id = str(uuid.uuid4())
+        mark = marks.Mark(image.image_id, str(uuid.uuid4()))
         datadir = file_sink.Datadir(self._node.folder)
         sink = file_sink.FileSink(
-            lambda size: datadir, image.image_id, task_id,
+            lambda size: datadir, mark,
             zero_block_size=CONF.sparse_store.zero_block_size)
         algorithm = image.os_hash_algo if image.os_hash_value else None
         try:
@@ -129,10 +131,11 @@ class Fetcher:
             stored = upload.upload(chunks, sink, image.size, digest.Digests(
                 digest.DigestSpec(algorithm, checksum=not algorithm)))
             _verify(image, stored)
+            sink.publish()
         except BaseException:
             sink.abort()
             raise
-        return _Copy(sink, task_id, store)
+        return _Copy(sink, mark, store)
 
     def _paced(self, chunks: Iterable[bytes], store: str | None
                ) -> Iterator[bytes]:
@@ -149,8 +152,9 @@ class Fetcher:
         if self._cancel.is_set():
             raise errors.Cancelled('The agent was stopped.')
 
-    def _commit(self, image_id: str, task_id: str) -> int:
-        allocated = self._node.commit(image_id, task_id)
+    def _commit(self, mark: marks.Mark) -> int:
+        image_id = mark.image_id
+        allocated = self._node.commit(mark)
         # Whoever deletes an image removes it from the cache if it is there.
         image = records.find_image(image_id)
         if image is None or image['status'] != 'active':

@@ -31,6 +31,7 @@ from oslo_config import cfg
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
+from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
 
 LOG = logging.getLogger(__name__)
@@ -120,13 +121,14 @@ class Node:
     def evict(self, image_id: str) -> None:
         self.cache.delete_cached_image(image_id)
 
-    def commit(self, image_id: str, task_id: str) -> int:
+    def commit(self, mark: marks.Mark) -> int:
         """Let a complete file be the cached image; returns its bytes on disk.
 
         Glance's driver moves what lies in ``incomplete``, and records it.
 
         :raises errors.Cancelled: if Glance has cached it meanwhile
         """
+        image_id = mark.image_id
         if self.is_cached(image_id):
             raise errors.Cancelled('Glance has cached the image meanwhile.')
         mine = os.path.join(self.folder, image_id)
@@ -151,7 +153,7 @@ class Node:
             self._take_back(image_id)
             raise
         with folder.Folder(self.folder) as here:
-            here.hand_over(image_id, task_id)
+            here.hand_over(mark)
         return before.st_blocks * 512
 
     def _is_recorded(self, image_id: str) -> bool:
@@ -172,31 +174,31 @@ class Node:
     def sweep(self) -> None:
         """Remove what a dead agent was fetching; needs the lock."""
         with folder.Folder(self.folder) as here:
-            for image_id, task_id, _ in list(here.marked()):
-                LOG.info('A fetch of image %s was interrupted', image_id)
-                if self._is_half_committed(image_id, task_id):
-                    self._record(image_id, task_id)
+            for mark, _ in list(here.marked()):
+                LOG.info('A fetch of image %s was interrupted', mark.image_id)
+                if self._is_half_committed(mark):
+                    self._record(mark)
                 else:
-                    here.discard(image_id, task_id)
+                    here.discard(mark)
 
-    def _is_half_committed(self, image_id: str, task_id: str) -> bool:
+    def _is_half_committed(self, mark: marks.Mark) -> bool:
         """Whether our file is the cached one, and Glance does not know."""
-        mark = os.path.join(self.folder,
-                            folder.partial_name(image_id, task_id))
+        path = os.path.join(self.folder, folder.name_of(mark, marks.PARTIAL))
         try:
-            return (os.path.samefile(mark, self._path(image_id))
-                    and not self._is_recorded(image_id))
+            return (os.path.samefile(path, self._path(mark.image_id))
+                    and not self._is_recorded(mark.image_id))
         except FileNotFoundError:
             return False
 
-    def _record(self, image_id: str, task_id: str) -> None:
+    def _record(self, mark: marks.Mark) -> None:
         """Complete a commit that has moved the file, and no more.
 
         Glance's drivers give it its name, take it off the queue and then
         record it. Unrecorded, it would be served, but never pruned.
         """
-        os.replace(self._path(image_id), os.path.join(self.folder, image_id))
-        self.commit(image_id, task_id)
+        os.replace(self._path(mark.image_id),
+                   os.path.join(self.folder, mark.image_id))
+        self.commit(mark)
 
 
 def _age(path: str) -> float | None:

@@ -60,8 +60,12 @@ def test_writes_the_image_and_computes_its_digests(tmp_path, disk_format,
                                                    make):
     place = {}
     path = make(tmp_path / 'disk', PATTERN)
-    found = _convert(path, disk_format, memory.MemorySink(place, 'i'))
+    sink = memory.MemorySink(place, 'i')
+    found = _convert(path, disk_format, sink)
     expected = images.content(PATTERN)
+    # Complete, but nobody's to see.
+    assert place == {}
+    sink.publish()
     assert place == {'i': expected}
     assert found == digest.Digest(hashlib.md5(expected).hexdigest(),
                                   hashlib.sha512(expected).hexdigest())
@@ -77,6 +81,16 @@ def test_digests_that_are_not_wanted_are_none(tmp_path, wanted, which):
     path = images.raw(tmp_path / 'disk', PATTERN)
     found = _convert(path, 'raw', memory.MemorySink({}, 'i'), wanted)
     assert tuple(d is not None for d in found) == which
+
+
+def test_ends_with_a_sealed_sink(tmp_path):
+    """To publish it is for the store, to which Glance hands it."""
+    sink = fakes.FakeSink()
+    _convert(images.raw(tmp_path / 'disk', PATTERN), 'raw', sink)
+    assert sink.names()[0] == 'create'
+    assert sink.names()[-1] == 'seal'
+    assert not {'publish', 'hand_over', 'release',
+                'abort'} & set(sink.names())
 
 
 @pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])

@@ -23,6 +23,8 @@ from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import file as file_sink
 from glance_conversion_plugins.copying import upload
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import folder as folders
+from glance_conversion_plugins.external import marks
 from tests.contract import images
 from tests.contract import memory
 from tests.unit import fakes
@@ -33,6 +35,7 @@ K = 1024
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
 TASK = 'aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee'
+MARK = marks.Mark(IMAGE, TASK)
 
 # Data, a block of zeros, data that begins and ends with zeros, and an end
 # that is no whole block.
@@ -114,6 +117,16 @@ def _cut_at_random(content, seed):
         pieces.append(content[at:at + size])
         at += size
     return [*pieces, b'']
+
+
+def _upload(chunks, place, size=0):
+    """Do it as a store does, into ``place['a']``."""
+    sink = memory.MemorySink(place, 'a')
+    stored = upload.upload(chunks, sink, size, _digests())
+    # Nothing is there for others before its digests are known.
+    assert place == {}
+    sink.publish()
+    return stored
 
 
 def _stored(content):
@@ -204,8 +217,7 @@ def test_a_block_that_comes_at_once_is_not_copied():
 @pytest.mark.parametrize('cut', CUTS)
 def test_known_size(cut):
     place = {}
-    stored = upload.upload(CUTS[cut](CONTENT), memory.MemorySink(place, 'a'),
-                           len(CONTENT), _digests())
+    stored = _upload(CUTS[cut](CONTENT), place, len(CONTENT))
     assert stored == _stored(CONTENT)
     assert place == {'a': CONTENT}
 
@@ -221,9 +233,15 @@ def test_calls_of_known_size():
 
 def test_into_a_real_file(tmp_path):
     sink = file_sink.FileSink(lambda size: file_sink.Datadir(str(tmp_path)),
-                              IMAGE, TASK, zero_block_size=4096)
+                              MARK, zero_block_size=4096)
     assert upload.upload(_cut(CONTENT, 100_003), sink, 0,
                          _digests()) == _stored(CONTENT)
+    partial = tmp_path / folders.name_of(MARK, marks.PARTIAL)
+    assert list(tmp_path.iterdir()) == [partial]
+    assert partial.read_bytes() == CONTENT
+    sink.publish()
+    sink.hand_over()
+    assert list(tmp_path.iterdir()) == [tmp_path / IMAGE]
     assert (tmp_path / IMAGE).read_bytes() == CONTENT
 
 
@@ -236,10 +254,8 @@ def test_digests_that_nobody_wants_are_none():
 @pytest.mark.parametrize('known', [True, False])
 def test_digests_of_nothing_but_zeros(size, known):
     content, place = bytes(size), {}
-    assert upload.upload(_cut(content, 256 * K),
-                         memory.MemorySink(place, 'a'),
-                         size if known else 0,
-                         _digests()) == _stored(content)
+    assert _upload(_cut(content, 256 * K), place,
+                   size if known else 0) == _stored(content)
     assert place == {'a': content}
 
 
@@ -250,9 +266,7 @@ def test_unknown_size(seed):
     content = CONTENT[:random.Random(seed).randrange(  # noqa: S311
         len(CONTENT))]
     place = {}
-    stored = upload.upload(_cut_at_random(content, seed),
-                           memory.MemorySink(place, 'a'), 0, _digests())
-    assert stored == _stored(content)
+    assert _upload(_cut_at_random(content, seed), place) == _stored(content)
     assert place == {'a': content}
 
 
@@ -260,9 +274,7 @@ def test_unknown_size_that_grows_more_than_once():
     content = images.content('A0B' * 7, M) + b'C' * 5
     content += bytes(40 * M) + b'D'
     place = {}
-    assert upload.upload(_cut(content, 256 * K),
-                         memory.MemorySink(place, 'a'), 0,
-                         _digests()) == _stored(content)
+    assert _upload(_cut(content, 256 * K), place) == _stored(content)
     assert place == {'a': content}
 
 
@@ -310,8 +322,7 @@ def test_steps_of_growth_have_a_limit():
 @pytest.mark.parametrize('pieces', [[], [b''], [b'', b'']])
 def test_nothing_of_unknown_size_is_an_empty_image(pieces):
     place = {}
-    assert upload.upload(pieces, memory.MemorySink(place, 'a'), 0,
-                         _digests()) == _stored(b'')
+    assert _upload(pieces, place) == _stored(b'')
     assert place == {'a': b''}
 
 
@@ -366,8 +377,9 @@ def test_an_error_of_the_stream_is_raised(given, size):
         upload.upload(stream, sink, size, _digests())
     assert caught.value is error
     assert sink.names().count('write') == given
-    # To seal is not its business any more, to abort never was.
-    assert not {'seal', 'abort'} & set(sink.names())
+    # To seal is not its business any more, the rest never was.
+    assert not {'seal', 'publish', 'hand_over', 'release',
+                'abort'} & set(sink.names())
 
 
 @pytest.mark.parametrize('call', ['create', 'write', 'zero', 'resize',
@@ -385,7 +397,7 @@ def test_an_error_of_the_sink_is_raised(call):
     assert caught.value is error
     assert stream.given == {'create': 0, 'write': 1, 'zero': 2, 'resize': 1,
                             'seal': 7}[call]
-    assert 'abort' not in sink.names()
+    assert not {'publish', 'abort'} & set(sink.names())
 
 
 def test_an_error_of_the_last_resize_is_raised():

@@ -16,6 +16,7 @@ Each test has the name of what it calls, so that a release of Glance that
 changes one says which.
 """
 
+import concurrent.futures
 import importlib.metadata
 import inspect
 import io
@@ -24,8 +25,11 @@ import pathlib
 import types
 import uuid
 
+from glance.api import common
 from glance.async_.flows import api_image_import
 from glance import context as glance_context
+from glance import db as glance_db
+import glance_store
 from oslo_config import cfg
 from oslo_middleware import cors
 import pytest
@@ -178,6 +182,30 @@ def test_failed_property():
     assert _properties(image_id)[compat.FAILED_PROPERTY] == 'a'
 
 
+def test_stage_host_property():
+    flow = inspect.getsource(api_image_import.get_flow)
+    assert f"pop_extra_property('{compat.STAGE_HOST_PROPERTY}')" in flow
+
+
+@pytest.mark.parametrize('option', ['worker_self_reference_url',
+                                    'public_endpoint'])
+def test_own_url(override, option):
+    assert compat.own_url() is None
+    override(option, 'http://glance1:9292')
+    assert compat.own_url() == 'http://glance1:9292'
+
+
+def test_is_stopping(monkeypatch):
+    monkeypatch.setattr(common, '_CACHED_THREAD_POOL', {})
+    assert not compat.is_stopping()
+    pool = concurrent.futures.ThreadPoolExecutor()
+    common._CACHED_THREAD_POOL['tasks_pool'] = types.SimpleNamespace(
+        pool=pool)
+    assert not compat.is_stopping()
+    pool.shutdown()
+    assert compat.is_stopping()
+
+
 def test_what_a_task_may_do_with_the_image():
     image_id = _create_image(**{compat.LOCK_PROPERTY: 'mine', 'os': 'plan9'})
     wrapper = _wrapper(image_id, 'mine')
@@ -238,6 +266,70 @@ def test_session_for_read():
         assert session.query(compat.Image).count() == 0
 
 
+def test_session_for_write(image_id):
+    with compat.session_for_write() as session:
+        session.query(compat.Image).filter_by(id=image_id).update(
+            {'name': 'written'})
+    found = compat.database().image_get(compat.admin_context(), image_id)
+    assert found['name'] == 'written'
+
+
+def _add_location(image_id, url):
+    compat.database().image_location_add(compat.admin_context(), image_id, {
+        'url': url, 'metadata': {}, 'status': 'active'})
+
+
+def test_imagelocation(image_id):
+    location = compat.ImageLocation
+    _add_location(image_id, 'file:///x')
+    with compat.session_for_write() as session:
+        row, = session.query(location.value, location.deleted,
+                             location.image_id)
+        assert tuple(row) == ('file:///x', False, image_id)
+        assert session.query(location.value).filter(
+            location.deleted.is_(False), location.value == 'file:///x'
+            ).count() == 1
+    found, = compat.database().image_get(compat.admin_context(), image_id)[
+        'locations']
+    compat.database().image_location_delete(
+        compat.admin_context(), image_id, found['id'], 'deleted')
+    with compat.session_for_write() as session:
+        assert session.query(location.deleted).all() == [(True,)]
+
+
+def test_imageproperty():
+    prop = compat.ImageProperty
+    image_id = _create_image(**{compat.LOCK_PROPERTY: 'mine', 'os': 'plan9'})
+    with compat.session_for_write() as session:
+        row, = session.query(prop.image_id, prop.value).filter(
+            prop.name == compat.LOCK_PROPERTY, prop.deleted.is_(False))
+        assert tuple(row) == (image_id, 'mine')
+    compat.database().image_destroy(compat.admin_context(), image_id)
+    with compat.session_for_write() as session:
+        assert session.query(prop).filter(prop.deleted.is_(False)).all() == []
+
+
+def test_urls_are_encrypted(override):
+    assert compat.urls_are_encrypted() is False
+    override('metadata_encryption_key', '0123456789abcdef')
+    assert compat.urls_are_encrypted() is True
+
+
+@pytest.mark.parametrize('key', [None, '', '0123456789abcdef'])
+def test_location_url(override, image_id, key):
+    """Of a row as Glance writes it, with a key and without."""
+    override('metadata_encryption_key', key)
+    repo = glance_db.ImageRepo(compat.admin_context(), compat.database())
+    image = repo.get(image_id)
+    image.locations = [{'url': 'file:///x', 'metadata': {},
+                        'status': 'active'}]
+    repo.save(image)
+    with compat.session_for_write() as session:
+        value, = session.query(compat.ImageLocation.value).one()
+    assert (value != 'file:///x') is compat.urls_are_encrypted()
+    assert compat.location_url(value) == 'file:///x'
+
+
 def test_cachedimages():
     with compat.session_for_read() as session:
         assert session.query(compat.CachedImages.image_id,
@@ -264,6 +356,25 @@ def test_database(image_id):
     db.image_location_delete(context, image_id, location['id'], 'deleted')
     assert db.image_get(context, image_id,
                         force_show_deleted=False)['locations'] == []
+
+
+@pytest.mark.parametrize('called', ['delete', 'delete_from_backend'])
+def test_delete_data(override, monkeypatch, image_id, called):
+    """Without an id in the location no row of it is changed."""
+    deleted = []
+    if called == 'delete':      # of one store of several
+        override('enabled_backends', {'near': 'file'})
+    monkeypatch.setattr(glance_store, called,
+                        lambda *given, context: deleted.append(given))
+    _add_location(image_id, 'file:///x')
+    compat.delete_data(image_id, {
+        'url': 'file:///x', 'metadata': {'store': 'near'},
+        'status': 'active'})
+    assert deleted == [('file:///x', 'near') if called == 'delete'
+                       else ('file:///x',)]
+    found, = compat.database().image_get(compat.admin_context(), image_id)[
+        'locations']
+    assert (found['url'], found['status']) == ('file:///x', 'active')
 
 
 def test_admin_context():

@@ -19,6 +19,7 @@ import queue
 import uuid
 
 from glance import context as glance_context
+from glance import db
 from glance.db.sqlalchemy import api
 from glance.db.sqlalchemy import models
 from oslo_config import cfg
@@ -26,6 +27,7 @@ from oslo_utils import timeutils
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance.prefetch import choosing
@@ -358,6 +360,387 @@ def test_a_queued_image_that_is_gone_is_told_from_one_that_may_come():
         (None, False), ('there is no such image', True)]
 
 
+# Whether Glance has, or waits for, what lies in a store
+
+def _locate(image_id, url, status='active'):
+    api.image_location_add(_admin(), image_id, {
+        'url': url, 'metadata': {'store': 'near'}, 'status': status})
+
+
+@pytest.mark.parametrize('status', [
+    each for each in api.STATUSES if each != 'deleted'])
+def test_the_status_is_that_of_the_record(status):
+    assert records.status(_image('one', status=status)) == status
+
+
+def test_an_image_that_glance_does_not_know_has_no_status():
+    _image('other')
+    assert records.status(str(uuid.uuid4())) == 'unknown'
+    assert records.status('no image') == 'unknown'
+
+
+@pytest.mark.parametrize('status', ['deleted', 'pending_delete'])
+def test_an_image_that_is_gone_is_deleted_whatever_it_was(status):
+    image_id = _image('one')
+    api.image_update(_admin(), image_id, {'status': status})
+    api.image_destroy(_admin(), image_id)
+    assert records.status(image_id) == 'deleted'
+
+
+def test_a_url_is_recorded_once_it_stands_in_a_location():
+    image_id = _image('one')
+    assert not records.is_recorded('rbd://f/p/i/snap')
+    _locate(image_id, 'rbd://f/p/i/snap')
+    assert records.is_recorded('rbd://f/p/i/snap')
+
+
+@pytest.mark.parametrize('url', [
+    'rbd://f/p/i', 'rbd://f/p/i/snap/', 'rbd://f/p/I/snap', 'RBD://f/p/i/snap',
+    'rbd://f/p/%/snap', 'rbd://f/p/_/snap', ''])
+def test_a_url_that_is_only_alike_is_not_recorded(url):
+    _locate(_image('one'), 'rbd://f/p/i/snap')
+    assert not records.is_recorded(url)
+
+
+def test_a_url_that_another_image_has_is_recorded():
+    """Whoever adds locations by hand may have done so."""
+    one, other = _image('one'), _image('other')
+    _locate(one, 'rbd://f/p/one/snap')
+    _locate(other, f'rbd://f/p/{one}/snap')
+    assert records.is_recorded(f'rbd://f/p/{one}/snap')
+    _delete(one)
+    assert records.is_recorded(f'rbd://f/p/{one}/snap')
+    _delete(other)
+    assert not records.is_recorded(f'rbd://f/p/{one}/snap')
+
+
+@pytest.mark.parametrize('status', ['deleted', 'pending_delete'])
+def test_a_location_that_was_deleted_does_not_count(status):
+    image_id = _image('one')
+    _locate(image_id, 'rbd://f/p/i/snap')
+    location, = api.image_get(_admin(), image_id)['locations']
+    api.image_location_delete(_admin(), image_id, location['id'], status)
+    assert not records.is_recorded('rbd://f/p/i/snap')
+
+
+def test_a_location_that_was_deleted_and_added_again_counts():
+    image_id = _image('one')
+    for _ in range(2):
+        _locate(image_id, 'rbd://f/p/i/snap')
+        location, = api.image_get(_admin(), image_id)['locations']
+        assert records.is_recorded('rbd://f/p/i/snap')
+        api.image_location_delete(_admin(), image_id, location['id'],
+                                  'deleted')
+        assert not records.is_recorded('rbd://f/p/i/snap')
+
+
+@pytest.mark.parametrize('status', ['pending', 'uploading'])
+def test_a_location_counts_whatever_its_status(status):
+    """It may become active by one step."""
+    _locate(_image('one'), 'rbd://f/p/i/snap', status)
+    assert records.is_recorded('rbd://f/p/i/snap')
+
+
+@pytest.fixture
+def encryption(override):
+    override('metadata_encryption_key', '0123456789abcdef')
+
+
+def _locate_encrypted(image_id, url):
+    """Do so through the layer of Glance that encrypts."""
+    repo = db.ImageRepo(_admin(), api)
+    image = repo.get(image_id)
+    image.locations = [*image.locations, {
+        'url': url, 'metadata': {}, 'status': 'active'}]
+    repo.save(image)
+
+
+def test_a_url_is_found_that_is_encrypted(encryption):
+    one, other = _image('one'), _image('other')
+    _locate_encrypted(other, 'rbd://f/p/other/snap')
+    assert not records.is_recorded('rbd://f/p/i/snap')
+    _locate_encrypted(one, 'file:///images/i')
+    _locate_encrypted(one, 'rbd://f/p/i/snap')
+    for url in ('rbd://f/p/i/snap', 'file:///images/i',
+                'rbd://f/p/other/snap'):
+        assert records.is_recorded(url)
+    with api.session_for_read() as session:
+        values = [row.value for row in session.query(
+            models.ImageLocation.value)]
+    assert len(values) == 3
+    assert not [value for value in values if '://' in value]
+
+
+def test_a_url_is_found_that_is_not_encrypted_but_can_be_decrypted(
+        encryption, monkeypatch):
+    """What comes of that is anything."""
+    monkeypatch.setattr(compat, 'location_url', lambda value: 'anything')
+    _locate(_image('one'), 'rbd://f/p/i/snap')
+    assert records.is_recorded('rbd://f/p/i/snap')
+    assert not records.is_recorded('rbd://f/p/other/snap')
+
+
+def test_an_encrypted_url_of_a_deleted_image_does_not_count(encryption):
+    image_id = _image('one')
+    _locate_encrypted(image_id, 'rbd://f/p/i/snap')
+    _delete(image_id)
+    assert not records.is_recorded('rbd://f/p/i/snap')
+
+
+# As a parallel import of Glance 33 writes them, or whoever has turned
+# encryption on later, or changed the key.
+@pytest.mark.parametrize('value', [
+    'pending://image/near', 'rbd://f/p/other/snap', 'file:///images/other',
+    'aGFsZiBhIGJsb2Nr'])
+def test_a_url_is_found_beside_one_that_can_not_be_decrypted(encryption,
+                                                             value):
+    _locate(_image('other'), value)
+    _locate_encrypted(_image('one'), 'rbd://f/p/i/snap')
+    assert records.is_recorded('rbd://f/p/i/snap')
+    assert not records.is_recorded('rbd://f/p/j/snap')
+
+
+def test_a_url_is_found_that_is_not_encrypted_yet(encryption):
+    """A parallel import writes it so, and encrypts it at its end."""
+    _locate(_image('one'), 'rbd://f/p/i/snap')
+    assert records.is_recorded('rbd://f/p/i/snap')
+
+
+# Locks of imports
+
+def _lock(image_id, task_id):
+    api.image_set_property_atomic(image_id, compat.LOCK_PROPERTY, task_id)
+
+
+def _unlock(image_id, task_id):
+    api.image_delete_property_atomic(image_id, compat.LOCK_PROPERTY, task_id)
+
+
+def test_the_holder_of_a_lock_is_the_task_that_took_it():
+    image_id, other = _image('one', properties={'os': 'plan9'}), _image('two')
+    assert records.lock_holder(image_id) is None
+    _lock(other, 'other task')
+    assert records.lock_holder(image_id) is None
+    _lock(image_id, 'task')
+    assert records.lock_holder(image_id) == 'task'
+    _unlock(image_id, 'task')
+    assert records.lock_holder(image_id) is None
+    _lock(image_id, 'later task')
+    assert records.lock_holder(image_id) == 'later task'
+
+
+def test_an_image_that_is_unknown_or_deleted_has_no_lock():
+    image_id = _image('one')
+    _lock(image_id, 'task')
+    _delete(image_id)
+    assert records.lock_holder(image_id) is None
+    assert records.lock_holder(str(uuid.uuid4())) is None
+
+
+def test_a_lock_that_was_purged_with_other_properties_is_none():
+    image_id = _image('one', properties={compat.LOCK_PROPERTY: 'task'})
+    assert records.lock_holder(image_id) == 'task'
+    api.image_update(_admin(), image_id, {'properties': {}},
+                     purge_props=True)
+    assert records.lock_holder(image_id) is None
+    assert records.locks() == []
+
+
+def test_all_locks_are_listed_of_images_of_any_kind():
+    expected = []
+    for number, visibility in enumerate(VISIBILITIES):
+        for status in ('importing', 'active'):
+            image_id = _image('locked', visibility, status=status,
+                              os_hidden=bool(number % 2),
+                              properties={'os': 'plan9'})
+            _lock(image_id, f'task {image_id}')
+            expected.append((image_id, f'task {image_id}'))
+    _image('free', properties={'os_glance_importing_to_stores': 'near'})
+    assert sorted(records.locks()) == sorted(expected)
+
+
+def test_locks_that_were_given_back_or_are_of_deleted_images_are_not_listed():
+    given_back, deleted, kept = (_image(name) for name in 'abc')
+    for image_id in (given_back, deleted, kept):
+        _lock(image_id, 'task')
+    _unlock(given_back, 'task')
+    _delete(deleted)
+    assert records.locks() == [(kept, 'task')]
+
+
+@pytest.fixture
+def sought(monkeypatch):
+    """How often the primary was asked, as the length of a list."""
+    found, session = [], compat.session_for_write
+
+    def counted():
+        found.append(True)
+        return session()
+
+    monkeypatch.setattr(compat, 'session_for_write', counted)
+    return found
+
+
+def test_a_lock_is_given_on_by_its_holder_alone(sought):
+    image_id, other = _image('one'), _image('other')
+    for each in (image_id, other):
+        _lock(each, 'task')
+    assert not records.take_lock(image_id, 'another', 'taken')
+    assert records.lock_holder(image_id) == 'task'
+    assert records.take_lock(image_id, 'task', 'taken')
+    assert records.lock_holder(image_id) == 'taken'
+    assert not records.take_lock(image_id, 'task', 'taken again')
+    assert records.lock_holder(image_id) == 'taken'
+    assert records.lock_holder(other) == 'task'
+    assert len(sought) == 7
+
+
+def test_a_lock_that_was_given_on_is_not_the_former_holders_any_more():
+    image_id = _image('one')
+    _lock(image_id, 'task')
+    records.take_lock(image_id, 'task', 'taken')
+    with pytest.raises(compat.exception.NotFound):
+        _unlock(image_id, 'task')
+    _unlock(image_id, 'taken')
+    assert records.lock_holder(image_id) is None
+
+
+def test_a_lock_that_is_given_back_can_not_be_taken_over():
+    image_id = _image('one')
+    assert not records.take_lock(image_id, 'task', 'taken')
+    _lock(image_id, 'task')
+    _unlock(image_id, 'task')
+    assert not records.take_lock(image_id, 'task', 'taken')
+    assert not records.take_lock(str(uuid.uuid4()), 'task', 'taken')
+    assert records.lock_holder(image_id) is None
+    _lock(image_id, 'later task')
+    assert records.lock_holder(image_id) == 'later task'
+
+
+def test_a_lock_of_a_deleted_image_can_not_be_taken_over():
+    image_id = _image('one')
+    _lock(image_id, 'task')
+    _delete(image_id)
+    assert not records.take_lock(image_id, 'task', 'taken')
+
+
+def test_no_other_property_is_taken_for_a_lock():
+    image_id = _image('one', properties={'os': 'task'})
+    assert not records.take_lock(image_id, 'task', 'taken')
+    _lock(image_id, 'task')
+    assert records.take_lock(image_id, 'task', 'taken')
+    properties = {each['name']: each['value']
+                  for each in records.find_image(image_id)['properties']}
+    assert properties == {'os': 'task', compat.LOCK_PROPERTY: 'taken'}
+
+
+# What is changed under a condition
+
+def test_a_status_is_changed_if_it_is_what_it_is_taken_for():
+    image_id, other = _image('one', status='saving'), _image(
+        'other', status='saving')
+    records.set_status(image_id, 'queued', 'saving')
+    assert records.status(image_id) == 'queued'
+    with pytest.raises(compat.exception.Conflict):
+        records.set_status(image_id, 'killed', 'saving')
+    assert records.status(image_id) == 'queued'
+    assert records.status(other) == 'saving'
+
+
+def test_a_status_of_a_deleted_image_is_not_changed():
+    image_id = _image('one', status='saving')
+    _delete(image_id)
+    with pytest.raises(compat.exception.GlanceException):
+        records.set_status(image_id, 'queued', 'saving')
+    assert records.status(image_id) == 'deleted'
+
+
+def test_nothing_but_the_status_changes():
+    image_id = _image('one', status='saving', properties={'os': 'plan9'})
+    before = records.find_image(image_id)
+    records.set_status(image_id, 'queued', 'saving')
+    after = records.find_image(image_id)
+    kept = {*before} - {'status', 'updated_at', 'properties'}
+    assert {name: after[name] for name in kept} == {
+        name: before[name] for name in kept}
+    prop, = after['properties']
+    assert (prop['name'], prop['value']) == ('os', 'plan9')
+
+
+@pytest.mark.parametrize('seconds', [0, 100, 10_000])
+def test_an_image_is_as_old_as_its_last_change(seconds, sought):
+    image_id = _image('one')
+    moment = timeutils.utcnow() - datetime.timedelta(seconds=seconds)
+    with api.session_for_write() as session:
+        session.query(models.Image).filter_by(id=image_id).update(
+            {'updated_at': moment})
+    assert seconds <= records.image_age(image_id) < seconds + 90
+    assert len(sought) == 1
+    records.set_status(image_id, 'deactivated', 'active')
+    assert records.image_age(image_id) < 90
+
+
+def test_an_image_without_a_record_is_of_no_age():
+    assert records.image_age(str(uuid.uuid4())) == 0
+
+
+# Locations
+
+def _urls(image_id):
+    return [each['url'] for each in records.locations(image_id)]
+
+
+def test_locations_are_those_that_are_not_deleted():
+    image_id, other = _image('one'), _image('other')
+    for name in 'abc':
+        _locate(image_id, f'file:///{name}', 'pending')
+    _locate(other, 'file:///x')
+    found = {each['url']: each for each in records.locations(image_id)}
+    assert found['file:///a']['status'] == 'pending'
+    assert found['file:///a']['metadata'] == {'store': 'near'}
+    api.image_location_delete(_admin(), image_id, found['file:///b']['id'],
+                              'deleted')
+    assert records.set_location_deleted(found['file:///c']['id'], True)
+    assert _urls(image_id) == ['file:///a']
+
+
+def test_locations_of_an_image_that_is_not_there_are_an_error():
+    with pytest.raises(compat.exception.NotFound):
+        records.locations(str(uuid.uuid4()))
+
+
+def test_a_location_is_taken_off_by_one_of_all_who_try(sought):
+    image_id = _image('one')
+    for name in 'ab':
+        _locate(image_id, f'file:///{name}')
+    first = records.locations(image_id)[0]
+    assert [records.set_location_deleted(first['id'], True)
+            for _ in range(3)] == [True, False, False]
+    assert len(sought) == 3
+    assert not records.is_recorded(first['url'])
+    assert len(_urls(image_id)) == 1
+
+
+def test_a_location_is_given_back_once():
+    image_id = _image('one')
+    _locate(image_id, 'file:///a')
+    location, = records.locations(image_id)
+    assert not records.set_location_deleted(location['id'], False)
+    records.set_location_deleted(location['id'], True)
+    assert records.set_location_deleted(location['id'], False)
+    assert not records.set_location_deleted(location['id'], False)
+    assert records.locations(image_id) == [location]
+    assert records.is_recorded('file:///a')
+
+
+def test_what_glance_itself_takes_off_is_not_taken_off_again():
+    image_id = _image('one')
+    _locate(image_id, 'file:///a')
+    location, = records.locations(image_id)
+    api.image_location_delete(_admin(), image_id, location['id'], 'deleted')
+    assert not records.set_location_deleted(location['id'], True)
+
+
 def test_the_locations_of_an_image_are_loaded_with_it():
     image_id = _image('one', locations=[
         {'url': f'file:///{store}', 'metadata': {'store': store},
@@ -428,6 +811,71 @@ def test_a_database_that_is_away_does_not_stop_who_computes(monkeypatch):
     monkeypatch.setattr(digests, '_BEAT_SECONDS', 0.01)
     with digests._at_work('task'):
         assert [tried.get(timeout=10) for _ in range(2)] == ['task'] * 2
+
+
+# What is written
+
+def test_a_task_tells_what_it_was_given_last():
+    task_id = databases.add_task('success')
+    assert records.find_task(task_id)['message'] == 'Converting'
+    for message in ('Converted', 'Converted', 'Copied'):
+        records.set_task_message(task_id, message)
+        assert records.find_task(task_id)['message'] == message
+
+
+def test_a_message_that_stands_there_is_not_written_again():
+    task_id = databases.add_task('success', age=1000)
+    records.set_task_message(task_id, 'Converting')
+    assert records.age(records.find_task(task_id)) > 900
+
+
+def test_a_task_that_was_never_there_is_none():
+    assert records.find_task(str(uuid.uuid4())) is None
+    records.touch_task(str(uuid.uuid4()))
+
+
+def test_digests_are_written_once():
+    image_id = _image('one', os_hash_value=None, checksum=None)
+    records.record_digests(image_id, 'md5', 'sha')
+    records.record_digests(image_id, 'other md5', 'other sha')
+    found = records.find_image(image_id)
+    assert (found['checksum'], found['os_hash_value']) == ('md5', 'sha')
+    assert (found['name'], found['status']) == ('one', 'active')
+
+
+@pytest.mark.parametrize('status', ['queued', 'deactivated', 'importing'])
+def test_digests_are_only_of_an_active_image(status):
+    image_id = _image('one', os_hash_value=None, status=status)
+    records.record_digests(image_id, 'md5', 'sha')
+    assert records.find_image(image_id)['os_hash_value'] is None
+
+
+def test_digests_of_an_image_that_is_gone_are_of_no_use():
+    image_id = _image('one', os_hash_value=None)
+    _delete(image_id)
+    records.record_digests(image_id, 'md5', 'sha')
+    records.record_digests(str(uuid.uuid4()), 'md5', 'sha')
+    assert records.find_image(image_id)['os_hash_value'] is None
+
+
+# Where an image is
+
+def test_the_stores_of_an_image_are_those_of_its_active_locations():
+    image_id = _image('one')
+    for store, status in (('near', 'active'), ('far', 'active'),
+                          ('new', 'pending'), ('old', 'pending_delete')):
+        api.image_location_add(_admin(), image_id, {
+            'url': f'rbd://f/{store}/i/snap', 'metadata': {'store': store},
+            'status': status})
+    assert records.recorded_stores(image_id) == {'near', 'far'}
+
+
+def test_an_image_that_is_gone_is_in_no_store():
+    image_id = _image('one')
+    _locate(image_id, 'rbd://f/p/i/snap')
+    _delete(image_id)
+    assert records.recorded_stores(image_id) == set()
+    assert records.recorded_stores(str(uuid.uuid4())) == set()
 
 
 # Which images owe digests

@@ -13,7 +13,12 @@
 
 import threading
 
+from oslo_config import cfg
 import pytest
+
+from glance_conversion_plugins import config
+
+config.register_opts(cfg.CONF)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_file
 
 MIB = 1 << 20
@@ -72,6 +73,14 @@ def mounted(kind, folder):
 def disk(request, tmp_path):
     with mounted(request.param, tmp_path) as target:
         yield target
+
+
+@pytest.fixture(autouse=True)
+def glance(monkeypatch, override):
+    """One that records at once what was published."""
+    override('deployment', 'test', 'conversion')
+    monkeypatch.setattr(handover, 'watch',
+                        lambda published: published.sink.hand_over())
 
 
 @pytest.fixture

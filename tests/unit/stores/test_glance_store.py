@@ -37,8 +37,10 @@ import pytest
 from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
 from glance_conversion_plugins.copying.sources import rbd as rbd_source
 from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_file
 from glance_conversion_plugins.stores import sparse_rbd
 from glance_conversion_plugins.stores import sparsify_rbd
@@ -161,6 +163,14 @@ def restored(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def glance(monkeypatch, override):
+    """One that records at once what was published."""
+    override('deployment', 'test', 'conversion')
+    monkeypatch.setattr(handover, 'watch',
+                        lambda published: published.sink.hand_over())
+
+
+@pytest.fixture(autouse=True)
 def ours(monkeypatch):
     """Our drivers, where these tests name the stock ones.
 
@@ -188,6 +198,8 @@ def mocked_ceph(monkeypatch):
     monkeypatch.setattr(rbd, 'rados', test_rbd_store_base.MockRados)
     monkeypatch.setattr(rbd, 'rbd', test_rbd_store_base.MockRBD)
     monkeypatch.setattr(rbd_pool, 'rados', stock_mocks.MockRados)
+    for name in ('add', 'remove'):
+        monkeypatch.setattr(rbd_index, name, lambda *_: None)
     mock_rbd = stock_mocks.mock_rbd()
     for module in (rbd_fence, rbd_marks, rbd_pool, rbd_sink, rbd_source,
                    sparse_rbd, sparsify_rbd):

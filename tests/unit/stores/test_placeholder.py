@@ -12,6 +12,7 @@
 
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 from glance_conversion_plugins.stores import placeholder
 
 HEADER = placeholder.Header('11111111-2222-3333-4444-555555555555', 'task',
-                          'qcow2', 'bare')
+                          'qcow2', 'bare', 'node1')
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_abandoned_when_its_process_is_killed(tmp_path):
          'import sys\n'
          'from glance_conversion_plugins.stores import placeholder\n'
          'p = placeholder.Placeholder(sys.argv[1], placeholder.Header('
-         '"image", "task", "qcow2", "bare"))\n'
+         '"image", "task", "qcow2", "bare", "node1"))\n'
          'p.create()\n'
          'p.hand_on(p.path, 1 << 20)\n'
          'print(p.path, flush=True)\n'
@@ -71,7 +72,7 @@ def test_abandoned_when_its_process_is_killed(tmp_path):
         finally:
             child.kill()
     assert placeholder.read_abandoned(path) == (
-        'image', 'task', 'qcow2', 'bare')
+        'image', 'task', 'qcow2', 'bare', 'node1')
     assert os.path.getsize(path) == 1 << 20
 
 
@@ -208,3 +209,14 @@ def test_remove_leaves_what_another_has_put_there(made, tmp_path):
     made.remove()
     with open(made.path) as f:
         assert f.read() == 'of the next import'
+
+
+def test_one_of_a_version_that_did_not_say_where_is_of_no_host(made):
+    said = {name: value for name, value in HEADER._asdict().items()
+            if name != 'host'}
+    with open(made.path, 'r+b') as f:
+        head = f.read(placeholder.MAGIC_LENGTH) + json.dumps(said).encode()
+        f.seek(0)
+        f.write(head.ljust(placeholder.SMALLEST))
+    made.release()
+    assert placeholder.read_abandoned(made.path) == HEADER._replace(host='')

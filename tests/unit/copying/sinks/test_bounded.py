@@ -80,19 +80,24 @@ def test_passes_calls_on():
     sink.create(20)
     assert sink.write(memoryview(b'A' * 10), 5) == 10
     sink.zero(15, 5)
+    sink.resize(30)
     sink.interrupt()
     sink.seal()
+    assert inner.names()[-1] == 'seal'
+    sink.publish()
     sink.abort()
     assert inner.calls == [('create', 20), ('write', 5, 10), ('zero', 15, 5),
-                           ('interrupt',), ('seal',), ('abort',)]
+                           ('resize', 30), ('interrupt',), ('seal',),
+                           ('publish',), ('abort',)]
 
 
-@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'resize',
+                                  'seal', 'publish', 'abort'])
 def test_passes_errors_on(call):
     error = errors.StoreFull('full')
     sink = bounded.Bounded(fakes.FakeSink(fail_at={call: error}), 100)
     arguments = {'create': (10,), 'write': (memoryview(b'A'), 0),
-                 'zero': (0, 10), 'seal': ()}[call]
+                 'zero': (0, 10), 'resize': (10,)}.get(call, ())
     with pytest.raises(errors.StoreFull) as caught:
         getattr(sink, call)(*arguments)
     assert caught.value is error

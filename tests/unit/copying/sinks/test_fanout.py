@@ -38,15 +38,18 @@ def test_every_call_reaches_every_sink(all_must_succeed):
     both.create(100)
     assert both.write(memoryview(b'A' * 10), 5) == 10
     both.zero(20, 30)
+    both.resize(90)
     both.seal()
+    both.publish()
     both.abort()
     assert one.calls == two.calls == [
-        ('create', 100), ('write', 5, 10), ('zero', 20, 30), ('seal',),
-        ('abort',)]
+        ('create', 100), ('write', 5, 10), ('zero', 20, 30), ('resize', 90),
+        ('seal',), ('publish',), ('abort',)]
     assert both.failures == {}
 
 
-@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal',
+                                  'publish'])
 def test_one_failure_is_all_it_takes_where_all_must_succeed(call):
     _, bad, both = _pair(True, call)
     with pytest.raises(errors.StoreFull) as caught:
@@ -54,6 +57,7 @@ def test_one_failure_is_all_it_takes_where_all_must_succeed(call):
         both.write(memoryview(b'A'), 0)
         both.zero(0, 1)
         both.seal()
+        both.publish()
     assert caught.value is ERROR
     assert both.failures == {'bad': ERROR}
     assert bad.interrupted.is_set()
@@ -73,9 +77,14 @@ def test_one_that_fails_is_dropped_where_not_all_must_succeed(call):
     assert bad.names().count(call) == 1
     assert bad.names()[-2:] == ['interrupt', 'abort']
     assert both.failures == {'bad': ERROR}
+    # From then on it is as if there had been only the other one.
+    both.publish()
+    assert good.names()[-1] == 'publish'
+    assert 'publish' not in bad.names()
 
 
-@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal',
+                                  'publish'])
 def test_no_sink_left(call):
     sinks = {n: fakes.FakeSink(fail_at={call: ERROR}) for n in 'ab'}
     both = fanout.FanOut(sinks, all_must_succeed=False)
@@ -84,7 +93,9 @@ def test_no_sink_left(call):
         both.write(memoryview(b'A'), 0)
         both.zero(0, 1)
         both.seal()
+        both.publish()
     assert set(both.failures) == {'a', 'b'}
+    assert both.sealed() == {}
 
 
 @pytest.mark.parametrize('all_must_succeed', [True, False])
@@ -123,6 +134,68 @@ def test_what_failed_while_sealing_is_removed():
     both.seal()
     assert bad.names()[-1] == 'abort'
     assert 'abort' not in good.names()
+
+
+@pytest.mark.parametrize('all_must_succeed', [True, False])
+def test_seals_without_publishing(all_must_succeed):
+    one, two, both = _pair(all_must_succeed)
+    both.create(1)
+    both.seal()
+    assert one.names() == two.names() == ['create', 'seal']
+
+
+@pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
+def test_those_that_are_sealed_are_those_that_have_not_failed(call):
+    good, bad, both = _pair(False, call)
+    # What fails is left out at once, and for good.
+    for step in (lambda: both.create(1),
+                 lambda: both.write(memoryview(b'A'), 0),
+                 lambda: both.zero(0, 1), both.seal):
+        step()
+        assert both.sealed() == ({'good': good} if both.failures else
+                                 {'good': good, 'bad': bad})
+    assert both.sealed() == {'good': good}
+
+
+def test_those_that_are_sealed_are_the_very_sinks_that_were_given():
+    good, bad, both = _pair(True)
+    both.create(1)
+    both.seal()
+    found = both.sealed()
+    assert found['good'] is good
+    assert found['bad'] is bad
+    # To take one away is not to take it from all.
+    del found['bad']
+    assert set(both.sealed()) == {'bad', 'good'}
+
+
+@pytest.mark.parametrize('error', [errors.AlreadyStored('taken'),
+                                   errors.Fenced()])
+def test_one_that_can_not_be_published_is_dropped(error):
+    good, bad = (fakes.FakeSink(fail_at=fail_at)
+                 for fail_at in ({}, {'publish': error}))
+    both = fanout.FanOut({'bad': bad, 'good': good}, False)
+    both.create(1)
+    both.seal()
+    both.publish()
+    assert both.failures == {'bad': error}
+    assert both.sealed() == {'good': good}
+    assert good.names() == ['create', 'seal', 'publish']
+    # What is left of it goes with all the rest, or by the clean-up.
+    both.abort()
+    assert bad.names() == ['create', 'seal', 'publish', 'interrupt', 'abort']
+
+
+def test_what_is_of_the_stores_alone_is_not_done_for_all():
+    """Each hands over when its own location is recorded."""
+    one, two, both = _pair(True)
+    both.create(1)
+    both.seal()
+    both.publish()
+    for sink in both.sealed().values():
+        sink.hand_over()
+    assert one.names() == two.names() == ['create', 'seal', 'publish',
+                                          'hand_over']
 
 
 def test_error_of_a_store_is_not_hidden_by_those_it_causes():

@@ -17,6 +17,7 @@ import errno
 import os
 import resource
 import stat
+import subprocess
 import threading
 
 import pytest
@@ -31,6 +32,9 @@ IMAGE = '11111111-2222-3333-4444-555555555555'
 OTHER = '66666666-7777-8888-9999-000000000000'
 TASK = 'aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee'
 LATER = 'ffffffff-bbbb-cccc-dddd-eeeeeeeeeeee'
+MARK = marks.Mark(IMAGE, TASK)
+LATER_MARK = marks.Mark(IMAGE, LATER)
+OTHER_MARK = marks.Mark(OTHER, TASK)
 PARTIAL = f'.{IMAGE}.{TASK}.partial'
 
 
@@ -41,10 +45,17 @@ def folder(tmp_path):
     return found
 
 
+@pytest.fixture(autouse=True)
+def no_descriptor_left():
+    before = len(os.listdir('/proc/self/fd'))
+    yield
+    assert len(os.listdir('/proc/self/fd')) == before
+
+
 def _sink(folder, task_id=TASK, mode=0):
     return file_sink.FileSink(
-        lambda size: file_sink.Datadir(str(folder), mode), IMAGE, task_id,
-        zero_block_size=images.BLOCK)
+        lambda size: file_sink.Datadir(str(folder), mode),
+        marks.Mark(IMAGE, task_id), zero_block_size=images.BLOCK)
 
 
 def _write(sink, pattern):
@@ -63,18 +74,29 @@ def _sealed(folder, pattern='A', **kwargs):
     return sink
 
 
+def _published(folder, pattern='A', **kwargs):
+    sink = _sealed(folder, pattern, **kwargs)
+    sink.publish()
+    return sink
+
+
+def _stored(folder, pattern='A', **kwargs):
+    """Publish an image, and leave it to whoever finds it."""
+    _published(folder, pattern, **kwargs).release()
+
+
 def _names(folder):
     return sorted(os.listdir(folder))
 
 
-def _hand_over(path, *names):
+def _hand_over(path, mark):
     with folders.Folder(str(path)) as found:
-        found.hand_over(*names)
+        return found.hand_over(mark)
 
 
-def _discard(path, *names):
+def _discard(path, mark):
     with folders.Folder(str(path)) as found:
-        found.discard(*names)
+        found.discard(mark)
 
 
 def _leftovers(path):
@@ -84,13 +106,30 @@ def _leftovers(path):
 
 # What it writes
 
-def test_stands_under_a_name_of_its_own_until_it_is_sealed(folder):
+def test_stands_under_a_name_of_its_own_until_it_is_published(folder):
     sink = _write(_sink(folder), 'A')
     assert _names(folder) == [PARTIAL]
     sink.seal()
+    assert _names(folder) == [PARTIAL]
+    assert (folder / PARTIAL).read_bytes() == images.content('A')
+    sink.publish()
     assert _names(folder) == [PARTIAL, IMAGE]
     assert os.path.samefile(folder / PARTIAL, folder / IMAGE)
     assert os.stat(folder / IMAGE).st_nlink == 2
+    sink.hand_over()
+    assert _names(folder) == [IMAGE]
+    assert (folder / IMAGE).read_bytes() == images.content('A')
+    assert os.stat(folder / IMAGE).st_nlink == 1
+
+
+def test_its_name_tells_of_which_deployment_it_is(folder):
+    mark = MARK._replace(deployment='deadbeef', host='node1')
+    sink = file_sink.FileSink(lambda size: file_sink.Datadir(str(folder)),
+                              mark, zero_block_size=images.BLOCK)
+    sink.create(images.BLOCK)
+    assert _names(folder) == [f'.{IMAGE}.{TASK}.deadbeef.partial']
+    sink.abort()
+    assert _names(folder) == []
 
 
 def test_the_place_is_chosen_by_size(folder):
@@ -100,8 +139,7 @@ def test_the_place_is_chosen_by_size(folder):
         asked.append(size)
         return file_sink.Datadir(str(folder))
 
-    sink = file_sink.FileSink(choose, IMAGE, TASK,
-                              zero_block_size=images.BLOCK)
+    sink = file_sink.FileSink(choose, MARK, zero_block_size=images.BLOCK)
     assert asked == []
     sink.create(12345)
     assert asked == [12345]
@@ -112,8 +150,7 @@ def test_no_place_is_told_as_it_is(folder):
     def choose(size):
         raise errors.StoreFull('nowhere')
 
-    sink = file_sink.FileSink(choose, IMAGE, TASK,
-                              zero_block_size=images.BLOCK)
+    sink = file_sink.FileSink(choose, MARK, zero_block_size=images.BLOCK)
     with pytest.raises(errors.StoreFull, match='nowhere'):
         sink.create(1)
     sink.abort()
@@ -123,11 +160,20 @@ def test_no_place_is_told_as_it_is(folder):
 @pytest.mark.parametrize('pattern', ['-' * 100, 'A' + '-' * 98 + 'B',
                                      'A' + '0' * 98 + 'B'])
 def test_zeros_are_holes(folder, pattern):
-    _sealed(folder, pattern)
+    _stored(folder, pattern)
     found = os.stat(folder / IMAGE)
     assert found.st_size == 100 * images.BLOCK
     assert found.st_blocks * 512 <= 3 * images.BLOCK
     assert (folder / IMAGE).read_bytes() == images.content(pattern)
+
+
+def test_what_was_written_is_told(folder):
+    sink = _sink(folder)
+    sink.create(3 * images.BLOCK)
+    for pattern, expected in (('000', 0), ('A0B', 2), ('ABC', 3)):
+        view = memoryview(images.content(pattern))
+        assert sink.write(view, 0) == expected * images.BLOCK
+    sink.abort()
 
 
 def test_an_image_of_zeros_takes_no_room(folder):
@@ -135,6 +181,8 @@ def test_an_image_of_zeros_takes_no_room(folder):
     sink.create(1 << 40)
     sink.zero(0, 1 << 40)
     sink.seal()
+    sink.publish()
+    sink.release()
     found = os.stat(folder / IMAGE)
     assert found.st_size == 1 << 40
     assert found.st_blocks * 512 <= images.BLOCK
@@ -142,7 +190,7 @@ def test_an_image_of_zeros_takes_no_room(folder):
 
 @pytest.mark.parametrize('mode', [0o640, 0o600, 0o666])
 def test_has_the_mode_of_the_store(folder, mode):
-    _sealed(folder, mode=mode)
+    _stored(folder, mode=mode)
     assert stat.S_IMODE(os.stat(folder / IMAGE).st_mode) == mode
 
 
@@ -150,7 +198,7 @@ def test_has_the_mode_of_the_store(folder, mode):
 def test_has_the_mode_of_the_umask(folder, umask):
     before = os.umask(umask)
     try:
-        _sealed(folder)
+        _stored(folder)
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(folder / IMAGE).st_mode) == 0o666 & ~umask
@@ -163,7 +211,7 @@ def test_a_mode_that_can_not_be_set_stays_as_it_is(folder, monkeypatch,
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, 'fchmod', fchmod)
-    _sealed(folder, mode=0o600)
+    _stored(folder, mode=0o600)
     assert (folder / IMAGE).read_bytes() == images.content('A')
     assert 'mode' in caplog.text
     assert IMAGE in caplog.text
@@ -177,6 +225,8 @@ def test_has_the_size_that_it_was_given_last(folder, size):
         sink.resize(each)
     sink.write(memoryview(b'A' * min(size, 5)), 0)
     sink.seal()
+    sink.publish()
+    sink.release()
     found = os.stat(folder / IMAGE)
     assert found.st_size == size
     assert found.st_blocks * 512 <= images.BLOCK
@@ -204,6 +254,8 @@ def test_what_was_cut_off_reads_as_zeros_when_there_is_room_again(folder):
     sink.resize(images.BLOCK)
     sink.resize(3 * images.BLOCK)
     sink.seal()
+    sink.publish()
+    sink.release()
     assert (folder / IMAGE).read_bytes() == images.content('A00')
 
 
@@ -222,13 +274,33 @@ def test_a_size_for_which_there_is_no_room_is_told(folder):
     assert _names(folder) == []
 
 
-def test_leaves_no_descriptor_open(folder):
+@pytest.mark.parametrize('end', ['hand_over', 'release', 'abort'])
+def test_leaves_no_descriptor_open(folder, end):
     before = len(os.listdir('/proc/self/fd'))
-    sink = _sealed(folder)
+    sink = _published(folder)
+    # One of the folder, and one that keeps the lock.
+    assert len(os.listdir('/proc/self/fd')) == before + 2
+    getattr(sink, end)()
     assert len(os.listdir('/proc/self/fd')) == before
     sink.abort()
+    (folder / IMAGE).unlink(missing_ok=True)
     _write(_sink(folder), 'A').abort()
     assert len(os.listdir('/proc/self/fd')) == before
+
+
+def test_a_program_that_is_started_inherits_nothing(folder):
+    """Else the lock would be held for as long as that runs."""
+    def opened(**kwargs):
+        found = subprocess.run(['ls', '-l', '/proc/self/fd'], check=True,
+                               stdout=subprocess.PIPE, text=True, **kwargs)
+        return found.stdout.count(str(folder))
+
+    sink = _write(_sink(folder), 'A')
+    assert opened(close_fds=False) == 0
+    # It would be seen.
+    with open(folder / PARTIAL) as file:
+        assert opened(pass_fds=[file.fileno()]) == 1
+    sink.abort()
 
 
 # What stands in its way
@@ -248,8 +320,9 @@ def test_a_name_that_is_taken(folder, make):
 def test_a_name_that_is_taken_while_it_writes(folder):
     sink = _write(_sink(folder), 'A')
     (folder / IMAGE).write_text('of another')
+    sink.seal()
     with pytest.raises(errors.AlreadyStored):
-        sink.seal()
+        sink.publish()
     sink.abort()
     assert _names(folder) == [IMAGE]
     assert (folder / IMAGE).read_text() == 'of another'
@@ -258,11 +331,16 @@ def test_a_name_that_is_taken_while_it_writes(folder):
 def test_two_tasks_one_winner(folder):
     first, second = (_write(_sink(folder, task), char)
                      for task, char in ((TASK, 'A'), (LATER, 'B')))
+    # It is not the first to be complete who wins.
+    second.seal()
     first.seal()
+    first.publish()
     with pytest.raises(errors.AlreadyStored):
-        second.seal()
+        second.publish()
     second.abort()
     assert _names(folder) == [PARTIAL, IMAGE]
+    first.hand_over()
+    assert _names(folder) == [IMAGE]
     assert (folder / IMAGE).read_bytes() == images.content('A')
 
 
@@ -270,8 +348,10 @@ def test_does_not_follow_a_link(folder, tmp_path):
     victim = tmp_path / 'victim'
     victim.write_text('precious')
     (folder / PARTIAL).symlink_to(victim)
+    sink = _sink(folder)
     with pytest.raises(errors.SinkFailed):
-        _sink(folder).create(images.BLOCK)
+        sink.create(images.BLOCK)
+    sink.abort()
     assert victim.read_text() == 'precious'
 
 
@@ -282,11 +362,11 @@ def test_a_disk_that_is_full(small_disk):
     sink.abort()
     assert _names(small_disk) == []
     # And all of the room is there again.
-    _sealed(small_disk, 'A' * 12)
+    _stored(small_disk, 'A' * 12)
 
 
 def test_holes_take_no_room_on_a_small_disk(small_disk):
-    _sealed(small_disk, 'A' + '0' * 10 + '-' * 1000 + 'B')
+    _stored(small_disk, 'A' + '0' * 10 + '-' * 1000 + 'B')
     assert len(_names(small_disk)) == 2     # the image and its mark
 
 
@@ -326,11 +406,13 @@ def test_a_folder_that_vanishes(folder, tmp_path):
     sink = _write(_sink(folder), 'A')
     folder.rename(tmp_path / 'elsewhere')
     sink.write(memoryview(b'B'), 0)
+    sink.seal()
     with pytest.raises(errors.SinkFailed):
-        sink.seal()
+        sink.publish()
     sink.abort()
     sink.abort()
     assert _names(tmp_path) == ['elsewhere']
+    assert _names(tmp_path / 'elsewhere') == []
 
 
 def test_a_folder_that_is_a_file(folder, tmp_path):
@@ -370,88 +452,169 @@ def test_interrupt_ends_a_writer(folder):
 
 # What is left of it
 
-def test_abort_removes_what_was_sealed(folder):
-    sink = _sealed(folder)
-    sink.abort()
-    assert _names(folder) == []
-    sink.abort()
-    assert _names(folder) == []
+@pytest.mark.parametrize('make', [_sealed, _published])
+@pytest.mark.parametrize('released', [False, True])
+def test_abort_removes_what_was_not_handed_over(folder, make, released):
+    sink = make(folder)
+    if released:
+        sink.release()
+    for _ in range(2):
+        sink.abort()
+        assert _names(folder) == []
 
 
-def test_abort_leaves_what_was_handed_over(folder):
+@pytest.mark.parametrize('by', ['its sink', 'the clean-up'])
+def test_abort_leaves_what_was_handed_over(folder, by):
     """From then on it is Glance's, and only Glance removes it."""
-    sink = _sealed(folder)
-    _hand_over(folder, IMAGE, TASK)
+    sink = _published(folder)
+    if by == 'its sink':
+        sink.hand_over()
+    else:
+        assert _hand_over(folder, MARK)
     sink.abort()
     assert _names(folder) == [IMAGE]
 
 
-def test_hand_over_leaves_a_file_as_stock_writes_it(folder):
-    _sealed(folder)
+def test_a_release_leaves_all_as_it_is(folder):
+    sink = _published(folder)
     for _ in range(2):
-        _hand_over(folder, IMAGE, TASK)
+        sink.release()
+        assert _names(folder) == [PARTIAL, IMAGE]
+    assert (folder / IMAGE).read_bytes() == images.content('A')
+
+
+def test_a_release_of_what_was_never_begun_is_harmless(folder):
+    sink = _sink(folder)
+    sink.release()
+    sink.abort()
+    assert _names(folder) == []
+
+
+def test_hand_over_leaves_a_file_as_stock_writes_it(folder):
+    _stored(folder)
+    for was_there in (True, False):
+        assert _hand_over(folder, MARK) == was_there
         assert _names(folder) == [IMAGE]
         assert os.stat(folder / IMAGE).st_nlink == 1
     assert (folder / IMAGE).read_bytes() == images.content('A')
 
 
 def test_hand_over_is_of_one_task(folder):
-    _sealed(folder)
-    _hand_over(folder, IMAGE, LATER)
+    _stored(folder)
+    assert not _hand_over(folder, LATER_MARK)
     assert _names(folder) == [PARTIAL, IMAGE]
 
 
-@pytest.mark.parametrize('finish', ['seal', 'write'])
+def test_a_hand_over_that_fails_lets_go_and_leaves_the_mark(folder,
+                                                            monkeypatch):
+    """The clean-up makes up for it."""
+    def unlink(*_args, **_kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sink = _published(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'unlink', unlink)
+        with pytest.raises(errors.SinkFailed) as caught:
+            sink.hand_over()
+    assert not isinstance(caught.value, errors.Fenced)
+    with folders.Folder(str(folder)) as found:
+        assert not found.is_open(MARK)
+        assert list(found.marked()) == [marks.Found(MARK, True)]
+        assert found.hand_over(MARK)
+
+
+def test_what_a_fenced_writer_says_is_for_the_owner_of_the_image(folder):
+    sink = _published(folder)
+    _discard(folder, MARK)
+    with pytest.raises(errors.Fenced, match='import the image again') as e:
+        sink.hand_over()
+    assert str(folder) not in str(e.value)
+    assert str(e.value).endswith('.')
+
+
+@pytest.mark.parametrize('make', [_write, _sealed, _published])
+def test_abort_completes_what_was_fenced(folder, make):
+    """The writer that is alive after all leaves nothing to others."""
+    sink = make(_sink(folder), 'A') if make is _write else make(folder)
+    with folders.Folder(str(folder)) as found:
+        assert found.fence(MARK)
+    for _ in range(2):
+        sink.abort()
+        assert _names(folder) == []
+
+
+@pytest.mark.parametrize('finish', ['write', 'seal', 'publish'])
 def test_discard_removes_what_the_task_wrote(folder, finish):
     sink = _write(_sink(folder), 'A')
-    if finish == 'seal':
+    if finish != 'write':
         sink.seal()
+    if finish == 'publish':
+        sink.publish()
     for _ in range(2):
-        _discard(folder, IMAGE, TASK)
+        _discard(folder, MARK)
         assert _names(folder) == []
     sink.abort()
 
 
 def test_discard_removes_nothing_of_others(folder):
-    _sealed(folder)
+    _stored(folder)
     (folder / OTHER).write_text('x')
-    _discard(folder, IMAGE, LATER)
-    _discard(folder, OTHER, TASK)
+    _discard(folder, LATER_MARK)
+    _discard(folder, OTHER_MARK)
     assert _names(folder) == [PARTIAL, IMAGE, OTHER]
 
 
 def test_discard_leaves_the_final_file_of_another_task(folder):
-    _write(_sink(folder, LATER), 'B')
-    _sealed(folder)
-    _discard(folder, IMAGE, LATER)
+    later = _write(_sink(folder, LATER), 'B')
+    _stored(folder)
+    _discard(folder, LATER_MARK)
+    assert _names(folder) == [PARTIAL, IMAGE]
+    later.abort()
     assert _names(folder) == [PARTIAL, IMAGE]
     assert (folder / IMAGE).read_bytes() == images.content('A')
 
 
-def test_a_writer_that_was_discarded_can_not_seal(folder):
+def test_a_writer_that_was_discarded_can_not_publish(folder):
     sink = _write(_sink(folder), 'A')
-    _discard(folder, IMAGE, TASK)
+    _discard(folder, MARK)
     sink.write(memoryview(b'B'), 0)
-    with pytest.raises(errors.SinkFailed):
-        sink.seal()
+    sink.seal()
+    assert _names(folder) == []
+    with pytest.raises(errors.Fenced):
+        sink.publish()
+    assert _names(folder) == []
+    with pytest.raises(errors.Fenced):
+        sink.hand_over()
+    sink.abort()
     assert _names(folder) == []
 
 
-def test_leftovers_are_partial_files_only(folder):
-    _sealed(folder)
+def test_leftovers_are_marked_files_only(folder):
+    _stored(folder)
     for name in (OTHER, f'.{OTHER}.{TASK}.partial', '.hidden', 'x.partial',
+                 f'.{OTHER}.{TASK}.deadbeef.removed',
                  f'{OTHER}.{TASK}.partial', f'.{OTHER}.partial',
                  f'.{OTHER}.{TASK}.partial.bak', f'.short.{TASK}.partial',
+                 f'.{OTHER}.{TASK}.deadbee.partial',
+                 f'.{OTHER}.{TASK}.DEADBEEF.partial',
+                 f'.{OTHER}.{TASK}.deadbeef.deadbeef.partial',
+                 f'.{OTHER}.{TASK}.replaced', f'.{OTHER}.{TASK}.other',
                  f'.{OTHER}..partial', f'.{OTHER}.../x.partial'[:40]):
         (folder / name).touch()
+    theirs = OTHER_MARK._replace(deployment='deadbeef')
     assert sorted(_leftovers(folder)) == [
-        marks.Mark(IMAGE, TASK), marks.Mark(OTHER, TASK)]
-    _hand_over(folder, IMAGE, TASK)
-    _discard(folder, OTHER, TASK)
+        marks.Found(MARK, True), marks.Found(OTHER_MARK, False),
+        marks.Found(theirs, False)]
+    _hand_over(folder, MARK)
+    _discard(folder, OTHER_MARK)
+    assert _leftovers(folder) == [marks.Found(theirs, False)]
+    _discard(folder, theirs)
     assert _leftovers(folder) == []
     assert (folder / OTHER).exists()
 
 
-def test_leftovers_of_a_name_with_a_line_break(folder):
-    (folder / f'.{OTHER}.{TASK}.partial\n').touch()
+@pytest.mark.parametrize('state', ['partial', 'sealed', 'removed',
+                                   'unsealed'])
+def test_leftovers_of_a_name_with_a_line_break(folder, state):
+    (folder / f'.{OTHER}.{TASK}.{state}\n').touch()
     assert _leftovers(folder) == []

@@ -14,6 +14,7 @@
 """The cache of a node, with the drivers that Glance itself keeps it with."""
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -26,6 +27,7 @@ import pytest
 from glance_conversion_plugins.copying.sinks import file as file_sink
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder as folder_
+from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.maintenance.prefetch import node as node_
 from tests.contract import images
 from tests.unit import caches
@@ -61,6 +63,17 @@ def node(request, override, tmp_path):
         yield _begun(found)
 
 
+@pytest.fixture(params=['links', 'no links'])
+def any_system(request, monkeypatch):
+    """Without links only by a stand-in for such a file system."""
+    def link(*_args, **_kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if request.param == 'no links':
+        monkeypatch.setattr(os, 'link', link)
+    return request.param
+
+
 @pytest.fixture
 def sqlite_node(override, tmp_path):
     with _driver('sqlite', override, tmp_path):
@@ -80,24 +93,51 @@ def test_who_only_looks_leaves_no_folder(override, tmp_path):
         assert not os.path.exists(node.folder)
 
 
-def _sink(node, pattern=PATTERN):
-    """Write an image beside the cache: its id, its task's, and the sink."""
-    image_id, task_id = str(uuid.uuid4()), str(uuid.uuid4())
+def _mark():
+    """That of an image nobody has heard of."""
+    return marks.Mark(str(uuid.uuid4()), str(uuid.uuid4()))
+
+
+def _new_sink(node, mark):
     place = file_sink.Datadir(node.folder)
-    sink = file_sink.FileSink(lambda size: place, image_id, task_id,
-                              zero_block_size=B)
+    return file_sink.FileSink(lambda size: place, mark, zero_block_size=B)
+
+
+def _sink(node, pattern=PATTERN):
+    """Publish an image beside the cache: its mark, and the sink."""
+    mark = _mark()
+    sink = _new_sink(node, mark)
     content = images.content(pattern)
     sink.create(len(content))
     sink.write(memoryview(content), 0)
     sink.seal()
-    return image_id, task_id, sink
+    sink.publish()
+    return mark, sink
+
+
+def _left(node):
+    """What an agent has left that died before the commit: its mark."""
+    mark, sink = _sink(node)
+    sink.release()
+    return mark
+
+
+def _partial(node, mark):
+    return os.path.join(node.folder, folder_.name_of(mark, marks.PARTIAL))
+
+
+def _commit(node, mark, sink):
+    """Cache an image as the fetcher does; returns its bytes on disk."""
+    allocated = node.commit(mark)
+    sink.release()
+    return allocated
 
 
 def _cache(node, pattern=PATTERN):
     """Cache an image; returns its id."""
-    image_id, task_id, _ = _sink(node, pattern)
-    node.commit(image_id, task_id)
-    return image_id
+    mark, sink = _sink(node, pattern)
+    _commit(node, mark, sink)
+    return mark.image_id
 
 
 def _files(folder):
@@ -169,30 +209,62 @@ def test_a_committed_image_leaves_nothing_beside_it(node):
                                 image_id)).st_nlink == 1
 
 
+def test_a_commit_takes_the_mark_off(sqlite_node, any_system):
+    mark, sink = _sink(sqlite_node)
+    with folder_.Folder(sqlite_node.folder) as here:
+        assert list(here.marked()) == [marks.Found(mark, True)]
+        assert here.is_open(mark)
+        sqlite_node.commit(mark)
+        assert list(here.marked()) == []
+    # Whatever becomes of its writer then, the image stays.
+    sink.abort()
+    sqlite_node.sweep()
+    assert _in_cache(sqlite_node) == NOTHING | {'active': [mark.image_id]}
+    with sqlite_node.cache.open_for_read(mark.image_id) as file:
+        assert file.read() == images.content(PATTERN)
+
+
+@pytest.mark.parametrize('published', [False, True])
+def test_what_was_not_committed_goes_with_its_sink(sqlite_node, any_system,
+                                                   published):
+    if published:
+        mark, sink = _sink(sqlite_node)
+    else:
+        mark = _mark()
+        sink = _new_sink(sqlite_node, mark)
+        sink.create(B)
+        sink.seal()
+        with pytest.raises(FileNotFoundError):
+            sqlite_node.commit(mark)
+    sink.abort()
+    assert _in_cache(sqlite_node) == NOTHING
+    assert not sqlite_node.is_cached(mark.image_id)
+
+
 def test_a_committed_image_keeps_its_holes(node):
-    image_id, task_id, _ = _sink(node, 'A' + '-' * 200 + 'B')
-    allocated = node.commit(image_id, task_id)
-    found = os.stat(os.path.join(CONF.image_cache_dir, image_id))
+    mark, sink = _sink(node, 'A' + '-' * 200 + 'B')
+    allocated = _commit(node, mark, sink)
+    found = os.stat(os.path.join(CONF.image_cache_dir, mark.image_id))
     assert found.st_size == 202 * B
     assert found.st_blocks * 512 == allocated <= 4 * B
 
 
 def test_a_committed_image_is_no_longer_queued(node):
-    image_id, task_id, _ = _sink(node)
-    assert node.cache.queue_image(image_id)
+    mark, sink = _sink(node)
+    assert node.cache.queue_image(mark.image_id)
     other = str(uuid.uuid4())
     assert node.cache.queue_image(other)
-    assert set(node.queued()) == {image_id, other}
-    node.commit(image_id, task_id)
+    assert set(node.queued()) == {mark.image_id, other}
+    _commit(node, mark, sink)
     assert node.queued() == [other]
 
 
 def test_an_image_that_glance_has_cached_meanwhile_stays_one(node):
-    image_id, task_id, sink = _sink(node)
-    content = images.content('B')
+    mark, sink = _sink(node)
+    image_id, content = mark.image_id, images.content('B')
     assert node.cache.cache_image_iter(image_id, iter([content]))
     with pytest.raises(errors.Cancelled, match='Glance has cached'):
-        node.commit(image_id, task_id)
+        node.commit(mark)
     sink.abort()
     assert list(_listed(node)) == [image_id]
     assert _in_cache(node) == NOTHING | {'active': [image_id]}
@@ -202,17 +274,17 @@ def test_an_image_that_glance_has_cached_meanwhile_stays_one(node):
 
 def test_what_glance_empties_at_that_moment_is_not_cached(node, monkeypatch):
     """Its own worker opens the same name, without a look."""
-    image_id, task_id, sink = _sink(node)
+    mark, sink = _sink(node)
     rename = os.rename
 
     def emptied(source, target, **kwargs):
-        if source.endswith(f'incomplete/{image_id}'):
+        if source.endswith(f'incomplete/{mark.image_id}'):
             os.truncate(source, 0)
         rename(source, target, **kwargs)
 
     monkeypatch.setattr(os, 'rename', emptied)
     with pytest.raises(errors.SinkFailed, match='at the same moment'):
-        node.commit(image_id, task_id)
+        node.commit(mark)
     sink.abort()
     assert _in_cache(node) == NOTHING
     assert _listed(node) == {}
@@ -221,22 +293,23 @@ def test_what_glance_empties_at_that_moment_is_not_cached(node, monkeypatch):
 def test_a_record_whose_file_is_gone_is_no_obstacle(node):
     image_id = _cache(node)
     os.unlink(os.path.join(CONF.image_cache_dir, image_id))
-    task_id, place = str(uuid.uuid4()), file_sink.Datadir(node.folder)
-    sink = file_sink.FileSink(lambda size: place, image_id, task_id,
-                              zero_block_size=B)
+    mark = _mark()._replace(image_id=image_id)
+    sink = _new_sink(node, mark)
     sink.create(B)
     sink.seal()
-    node.commit(image_id, task_id)
+    sink.publish()
+    _commit(node, mark, sink)
     assert _in_cache(node) == NOTHING | {'active': [image_id]}
     assert _listed(node)[image_id]['size'] == B
 
 
 def test_what_glance_has_left_incomplete_is_replaced(node):
-    image_id, task_id, _ = _sink(node)
+    mark, sink = _sink(node)
+    image_id = mark.image_id
     stalled = os.path.join(CONF.image_cache_dir, 'incomplete', image_id)
     with open(stalled, 'wb') as file:
         file.write(b'a part')
-    node.commit(image_id, task_id)
+    _commit(node, mark, sink)
     assert _in_cache(node) == NOTHING | {'active': [image_id]}
     with node.cache.open_for_read(image_id) as file:
         assert file.read() == images.content(PATTERN)
@@ -258,8 +331,7 @@ def test_evicting_what_is_not_there_is_harmless(node):
 
 
 def test_an_evicted_image_can_come_back(node):
-    image_id, task_id, _ = _sink(node)
-    node.commit(image_id, task_id)
+    image_id = _cache(node)
     node.evict(image_id)
     content = images.content('B')
     assert node.cache.cache_image_iter(image_id, iter([content]))
@@ -269,10 +341,10 @@ def test_an_evicted_image_can_come_back(node):
 # One that fails
 
 def test_a_commit_of_what_is_not_there_leaves_nothing_cached(node):
-    image_id = str(uuid.uuid4())
+    mark = _mark()
     with pytest.raises(FileNotFoundError):
-        node.commit(image_id, str(uuid.uuid4()))
-    assert not node.is_cached(image_id)
+        node.commit(mark)
+    assert not node.is_cached(mark.image_id)
     assert _in_cache(node) == NOTHING
 
 
@@ -289,11 +361,12 @@ def _folder(path):
 @pytest.mark.parametrize('spoil', [_garbage, _folder])
 def test_a_database_that_is_no_more_leaves_nothing_cached(sqlite_node,
                                                           spoil):
-    image_id, task_id, sink = _sink(sqlite_node)
+    mark, sink = _sink(sqlite_node)
+    image_id = mark.image_id
     sqlite_node.cache.queue_image(image_id)
     spoil(os.path.join(CONF.image_cache_dir, 'cache.db'))
     with pytest.raises(sqlite3.DatabaseError):
-        sqlite_node.commit(image_id, task_id)
+        sqlite_node.commit(mark)
     sink.abort()
     assert not sqlite_node.is_cached(image_id)
     assert sqlite_node.queued() == [image_id]
@@ -306,13 +379,14 @@ def test_a_database_that_is_no_more_leaves_nothing_cached(sqlite_node,
     "BEGIN SELECT RAISE(ABORT, 'full'); END"])
 def test_an_error_that_glance_hides_is_found(sqlite_node, statement):
     """Its sqlite driver would leave a file that nothing can prune."""
-    image_id, task_id, sink = _sink(sqlite_node)
+    mark, sink = _sink(sqlite_node)
+    image_id = mark.image_id
     sqlite_node.cache.queue_image(image_id)
     path = os.path.join(CONF.image_cache_dir, 'cache.db')
     with contextlib.closing(sqlite3.connect(path)) as database_file:
         database_file.execute(statement)
     with pytest.raises(errors.SinkFailed, match='could not record'):
-        sqlite_node.commit(image_id, task_id)
+        sqlite_node.commit(mark)
     sink.abort()
     assert _in_cache(sqlite_node) == NOTHING
     assert sqlite_node.entries() == []
@@ -322,17 +396,17 @@ def test_an_error_that_glance_hides_is_found(sqlite_node, statement):
 def test_a_database_that_is_locked_leaves_nothing_cached(
         sqlite_node, monkeypatch, lock):
     monkeypatch.setattr(common, 'DEFAULT_SQL_CALL_TIMEOUT', 0.1)
-    image_id, task_id, sink = _sink(sqlite_node)
+    mark, sink = _sink(sqlite_node)
     other = sqlite3.connect(os.path.join(CONF.image_cache_dir, 'cache.db'))
     try:
         other.execute(f'BEGIN {lock}')
         # Glance moves the file before it writes, which only the one notices.
         with pytest.raises(TimeoutError):
-            sqlite_node.commit(image_id, task_id)
+            sqlite_node.commit(mark)
     finally:
         other.close()
     sink.abort()
-    assert not sqlite_node.is_cached(image_id)
+    assert not sqlite_node.is_cached(mark.image_id)
     assert _listed(sqlite_node) == {}
     assert _in_cache(sqlite_node) == NOTHING
 
@@ -341,45 +415,44 @@ def test_an_image_that_could_not_be_recorded_is_not_cached(override,
                                                            tmp_path):
     with _driver('centralized_db', override, tmp_path):
         node = _begun(node_.Node())
-        image_id, task_id, sink = _sink(node)
+        mark, sink = _sink(node)
         override('worker_self_reference_url', 'http://unknown')
         with pytest.raises(databases.api.exception.NotFound):
-            node.commit(image_id, task_id)
+            node.commit(mark)
         sink.abort()
-        assert not node.is_cached(image_id)
+        assert not node.is_cached(mark.image_id)
         assert _in_cache(node) == NOTHING
 
 
 # What a dead agent has left
 
 def test_what_a_dead_agent_was_writing_is_swept(node):
-    cached = _cache(node)
-    image_id, task_id = str(uuid.uuid4()), str(uuid.uuid4())
+    cached, mark = _cache(node), _mark()
     with folder_.Folder(node.folder) as here:
-        here.create(image_id, task_id).close()
+        here.create(mark).close()
     assert _in_cache(node)['prefetch'] == [
-        folder_.partial_name(image_id, task_id)]
+        folder_.name_of(mark, marks.PARTIAL)]
     node.sweep()
     assert _in_cache(node) == NOTHING | {'active': [cached]}
 
 
 def test_what_a_dead_agent_had_written_is_swept(node):
-    image_id, task_id, _ = _sink(node)
+    mark = _left(node)
     assert len(_in_cache(node)['prefetch']) == 2
     node.sweep()
     assert _in_cache(node) == NOTHING
-    assert not node.is_cached(image_id)
+    assert not node.is_cached(mark.image_id)
 
 
 def test_an_agent_that_died_at_the_very_end_has_cached_the_image(node):
-    image_id, task_id, _ = _sink(node)
-    mark = os.path.join(node.folder, folder_.partial_name(image_id, task_id))
-    os.link(mark, os.path.join(node.folder, 'kept'))
-    node.commit(image_id, task_id)
+    mark = _left(node)
+    image_id, partial = mark.image_id, _partial(node, mark)
+    os.link(partial, os.path.join(node.folder, 'kept'))
+    node.commit(mark)
     # As it is before the mark is taken off.
-    os.rename(os.path.join(node.folder, 'kept'), mark)
-    assert os.path.samefile(mark, os.path.join(CONF.image_cache_dir,
-                                               image_id))
+    os.rename(os.path.join(node.folder, 'kept'), partial)
+    assert os.path.samefile(partial, os.path.join(CONF.image_cache_dir,
+                                                  image_id))
     node.sweep()
     assert _in_cache(node) == NOTHING | {'active': [image_id]}
     with node.cache.open_for_read(image_id) as file:
@@ -388,22 +461,59 @@ def test_an_agent_that_died_at_the_very_end_has_cached_the_image(node):
 
 def test_an_agent_that_died_before_the_record_has_it_made(node):
     """Glance's drivers move the file first; the queue has forgotten it."""
-    image_id, task_id, _ = _sink(node)
-    mark = os.path.join(node.folder, folder_.partial_name(image_id, task_id))
+    mark = _left(node)
+    image_id, partial = mark.image_id, _partial(node, mark)
     final = os.path.join(CONF.image_cache_dir, image_id)
     kept = os.path.join(node.folder, 'kept')
-    os.link(mark, kept)
-    node.commit(image_id, task_id)
+    os.link(partial, kept)
+    node.commit(mark)
     os.unlink(final)
     node.evict(image_id)
     os.link(kept, final)
-    os.rename(kept, mark)
+    os.rename(kept, partial)
 
     node_.Node().sweep()
     assert list(_listed(node)) == [image_id]
     assert [entry.image_id for entry in node.entries()] == [image_id]
     assert _in_cache(node) == NOTHING | {'active': [image_id]}
     with node.cache.open_for_read(image_id) as file:
+        assert file.read() == images.content(PATTERN)
+
+
+@pytest.mark.parametrize('published', [False, True])
+def test_an_agent_that_died_while_it_swept_is_no_obstacle(
+        sqlite_node, any_system, published):
+    """Between taking a file from its writer and removing it."""
+    cached = _cache(sqlite_node)
+    if published:
+        mark = _left(sqlite_node)
+    else:
+        mark = _mark()
+        sink = _new_sink(sqlite_node, mark)
+        sink.create(B)
+        sink.seal()
+        sink.release()
+    with folder_.Folder(sqlite_node.folder) as here:
+        assert here.fence(mark)
+    assert _in_cache(sqlite_node)['prefetch']
+    sqlite_node.sweep()
+    assert _in_cache(sqlite_node) == NOTHING | {'active': [cached]}
+    assert list(_listed(sqlite_node)) == [cached]
+
+
+def test_a_mark_that_was_taken_from_what_is_cached_is_all_that_goes(
+        sqlite_node):
+    """As of a sweep that died after the agent had died at the very end."""
+    mark = _left(sqlite_node)
+    partial = _partial(sqlite_node, mark)
+    os.link(partial, os.path.join(sqlite_node.folder, 'kept'))
+    sqlite_node.commit(mark)
+    os.rename(os.path.join(sqlite_node.folder, 'kept'), partial)
+    with folder_.Folder(sqlite_node.folder) as here:
+        assert here.fence(mark)
+    sqlite_node.sweep()
+    assert _in_cache(sqlite_node) == NOTHING | {'active': [mark.image_id]}
+    with sqlite_node.cache.open_for_read(mark.image_id) as file:
         assert file.read() == images.content(PATTERN)
 
 

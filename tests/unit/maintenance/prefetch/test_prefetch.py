@@ -13,6 +13,7 @@
 
 """Passes of the prefetcher over a real cache of Glance."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,9 +29,12 @@ import pytest
 
 from glance_conversion_plugins.copying import progress
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import folder as folders
+from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance.prefetch import backoff
 from glance_conversion_plugins.maintenance.prefetch import fetching
+from glance_conversion_plugins.maintenance.prefetch import node as node_
 from glance_conversion_plugins.maintenance.prefetch import prefetch
 from glance_conversion_plugins.maintenance.prefetch import status
 from tests.contract import images
@@ -153,6 +157,26 @@ def _beside():
             and not name.startswith('glance-conversion-')]
 
 
+def _marked():
+    """(whether it has its name, whether its writer lives) of what is marked.
+    """
+    with folders.Folder(os.path.join(CONF.image_cache_dir,
+                                     'prefetch')) as here:
+        return [(found.is_published, here.is_open(found.mark))
+                for found in here.marked()]
+
+
+def _opened():
+    """Names of what we have open in the cache, but for its database."""
+    base, found = os.path.realpath(CONF.image_cache_dir), []
+    for fd in os.listdir('/proc/self/fd'):
+        with contextlib.suppress(FileNotFoundError):
+            path = os.readlink(f'/proc/self/fd/{fd}')
+            if path.startswith(base) and 'cache.db' not in path:
+                found.append(os.path.relpath(path, base))
+    return found
+
+
 def _queued():
     return prefetch.Prefetch().node.queued()
 
@@ -192,6 +216,76 @@ def test_a_queued_image_is_fetched_as_it_is(glance, content):
     assert _cached() == {image_id: content}
     assert _queued() == _beside() == []
     assert _failures() == {}
+
+
+def test_what_is_fetched_gets_its_name_when_it_is_verified(glance,
+                                                           monkeypatch):
+    """And until it is cached everybody sees that its writer lives."""
+    content, seen = _content(2 * M), []
+    image_id = glance.add(content)
+
+    def chunks():
+        yield content[:M]
+        seen.append(_marked())
+        yield content[M:]
+
+    def verify(*args):
+        seen.append(_marked())
+        return real_verify(*args)
+
+    def commit(self, mark):
+        assert mark.image_id == image_id
+        seen.append(_marked())
+        return real_commit(self, mark)
+
+    real_verify, real_commit = fetching._verify, node_.Node.commit
+    monkeypatch.setattr(fetching, '_verify', verify)
+    monkeypatch.setattr(node_.Node, 'commit', commit)
+    glance.gives(image_id, chunks)
+    _queue(image_id)
+    assert _results(_run()) == [(image_id, 'fetched')]
+    assert seen == [[(False, True)], [(False, True)], [(True, True)]]
+    assert _marked() == []
+
+
+def test_what_is_damaged_never_has_the_name_of_the_image(glance,
+                                                         monkeypatch):
+    image_id = glance.add(_content())
+    glance.gives(image_id, [_content(seed=2)])
+    published = []
+    monkeypatch.setattr(folders.Folder, 'publish',
+                        lambda self, mark: published.append(mark))
+    _queue(image_id)
+    assert _results(_run()) == [(image_id, 'failed')]
+    assert published == []
+
+
+@pytest.mark.parametrize('end', ['fetched', 'damaged', 'torn', 'stopped',
+                                 'deleted'])
+def test_a_fetch_leaves_nothing_open(glance, end):
+    content, cancel = _content(), threading.Event()
+    image_id = glance.add(content)
+
+    def chunks():
+        yield content[:M // 2]
+        opened.extend(_opened())
+        if end == 'torn':
+            raise ConnectionResetError
+        if end == 'stopped':
+            cancel.set()
+        if end == 'deleted':
+            glance.images[image_id]['status'] = 'deleted'
+        yield bytes(M // 2) if end == 'damaged' else content[M // 2:]
+
+    opened = []
+    glance.gives(image_id, chunks)
+    _queue(image_id)
+    _run(cancel)
+    assert (list(_cached()) == [image_id]) == (end == 'fetched')
+    # The file, what keeps its lock, and its folder, beside the agent's own.
+    assert len([name for name in opened if name.endswith('.partial')]) == 2
+    assert 'prefetch' in opened
+    assert _opened() == _beside() == []
 
 
 def test_an_outcome_tells_what_was_fetched(glance):
@@ -633,12 +727,13 @@ def test_the_progress_is_that_of_all_that_is_fetched(glance):
     assert said.fraction == 1
 
 
-def test_what_a_dead_agent_has_left_is_swept_first(glance):
+@pytest.mark.parametrize('state', [marks.PARTIAL, marks.REMOVED])
+def test_what_a_dead_agent_has_left_is_swept_first(glance, state):
     image_id = glance.add(_content())
     _queue(image_id)
     os.mkdir(os.path.join(CONF.image_cache_dir, 'prefetch'))
     left = os.path.join(CONF.image_cache_dir, 'prefetch',
-                        f'.{image_id}.{uuid.uuid4()}.partial')
+                        f'.{image_id}.{uuid.uuid4()}.{state}')
     with open(left, 'wb') as file:
         file.write(b'a part')
     os.link(left, os.path.join(CONF.image_cache_dir, 'prefetch', image_id))

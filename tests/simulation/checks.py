@@ -1,0 +1,189 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What the stand-ins of this folder have to do as the real things do it."""
+
+import contextlib
+import uuid
+
+import pytest
+
+from glance_conversion_plugins.glance_db import compat
+
+POOL = 'images'
+
+
+class Ceph:
+    """One kind of Ceph, and clients of it."""
+
+    def __init__(self, rados, rbd, connect):
+        self.rados, self.rbd = rados, rbd
+        self._connect = connect
+
+    @contextlib.contextmanager
+    def client(self):
+        """(cluster, ioctx)"""
+        cluster = self._connect()
+        cluster.connect()
+        try:
+            yield cluster, cluster.open_ioctx(POOL)
+        finally:
+            cluster.shutdown()
+
+    def create(self, ioctx, name):
+        self.rbd.RBD().create(ioctx, name, 1 << 20, 22, old_format=False,
+                              features=1)
+
+
+def _name():
+    return str(uuid.uuid4())
+
+
+def ceph_keeps_a_handle_over_a_rename(ceph):
+    with ceph.client() as (_, one), ceph.client() as (_, two):
+        name, to = _name(), _name()
+        ceph.create(one, name)
+        with ceph.rbd.Image(one, name) as image:
+            ceph.rbd.RBD().rename(one, name, to)
+            image.metadata_set('key', 'value')
+            with ceph.rbd.Image(two, to, read_only=True) as seen:
+                assert list(seen.metadata_list()) == [('key', 'value')]
+                assert len(list(seen.watchers_list())) == 1
+            with pytest.raises(ceph.rbd.ImageNotFound):
+                ceph.rbd.Image(two, name, read_only=True)
+        ceph.rbd.RBD().remove(one, to)
+
+
+def ceph_renames_for_one_only(ceph):
+    with ceph.client() as (_, one), ceph.client() as (_, two):
+        name, to, other = _name(), _name(), _name()
+        ceph.create(one, name)
+        ceph.create(one, other)
+        with pytest.raises(ceph.rbd.ImageExists):
+            ceph.rbd.RBD().rename(two, name, other)
+        ceph.rbd.RBD().rename(one, name, to)
+        with pytest.raises(ceph.rbd.ImageNotFound):
+            ceph.rbd.RBD().rename(two, name, _name())
+        for each in (to, other):
+            ceph.rbd.RBD().remove(one, each)
+
+
+def ceph_sees_writers_and_not_readers(ceph):
+    with ceph.client() as (cluster, one), ceph.client() as (_, two):
+        name = _name()
+        ceph.create(one, name)
+        with ceph.rbd.Image(two, name, read_only=True) as reader:
+            assert list(reader.watchers_list()) == []
+            with ceph.rbd.Image(one, name):
+                found, = reader.watchers_list()
+                assert found['addr'] in cluster.get_addrs()
+            assert list(reader.watchers_list()) == []
+        ceph.rbd.RBD().remove(one, name)
+
+
+def ceph_removes_nothing_that_is_open(ceph):
+    with ceph.client() as (_, one), ceph.client() as (_, two):
+        name = _name()
+        ceph.create(one, name)
+        with ceph.rbd.Image(one, name):
+            with pytest.raises(ceph.rbd.ImageBusy):
+                ceph.rbd.RBD().remove(two, name)
+        ceph.rbd.RBD().remove(two, name)
+        with pytest.raises(ceph.rbd.ImageNotFound):
+            ceph.rbd.RBD().remove(two, name)
+
+
+def ceph_shuts_a_client_out(ceph):
+    with contextlib.ExitStack() as stack:
+        _, one = stack.enter_context(ceph.client())
+        cluster, two = stack.enter_context(ceph.client())
+        name = _name()
+        ceph.create(one, name)
+        image = ceph.rbd.Image(one, name)
+        with ceph.rbd.Image(two, name, read_only=True) as seen:
+            address, = [w['addr'] for w in seen.watchers_list()]
+        cluster.blocklist_add(address, 60)
+        with pytest.raises(ceph.rbd.ConnectionShutdown):
+            image.metadata_set('key', 'value')
+        with pytest.raises(ceph.rbd.Error):
+            ceph.rbd.RBD().rename(one, name, _name())
+        with contextlib.suppress(ceph.rbd.Error):
+            image.close()
+        with ceph.rbd.Image(two, name) as seen:
+            assert list(seen.metadata_list()) == []
+        ceph.rbd.RBD().remove(two, name)
+
+
+def ceph_says_that_a_key_is_gone(ceph):
+    with ceph.client() as (_, one):
+        name = _name()
+        ceph.create(one, name)
+        with ceph.rbd.Image(one, name) as image:
+            image.metadata_set('key', 'value')
+            image.metadata_remove('key')
+            with pytest.raises(KeyError):
+                image.metadata_remove('key')
+        ceph.rbd.RBD().remove(one, name)
+
+
+CEPH_CHECKS = [
+    ceph_keeps_a_handle_over_a_rename,
+    ceph_renames_for_one_only,
+    ceph_sees_writers_and_not_readers,
+    ceph_removes_nothing_that_is_open,
+    ceph_shuts_a_client_out,
+    ceph_says_that_a_key_is_gone,
+]
+
+
+# Glance's records. new_image(status, **properties) makes one.
+
+def records_save_on_condition_of_the_status(repo, new_image):
+    image_id = new_image('importing')
+    one, two = repo().get(image_id), repo().get(image_id)
+    one.status = 'queued'
+    repo().save(one, 'importing')
+    two.status = 'active'
+    with pytest.raises(compat.exception.Conflict):
+        repo().save(two, 'importing')
+    assert repo().get(image_id).status == 'queued'
+
+
+def records_never_save_the_lock(repo, new_image):
+    image_id = new_image('importing', **{compat.LOCK_PROPERTY: 'mine'})
+    one, two = repo().get(image_id), repo().get(image_id)
+    repo().delete_property_atomic(one, compat.LOCK_PROPERTY, 'mine')
+    repo().save(two, 'importing')
+    assert compat.LOCK_PROPERTY not in repo().get(image_id).extra_properties
+
+
+def records_remove_the_lock_of_one_task(repo, new_image):
+    image_id = new_image('importing', **{compat.LOCK_PROPERTY: 'mine'})
+    with pytest.raises(compat.exception.NotFound):
+        repo().delete_property_atomic(repo().get(image_id),
+                                      compat.LOCK_PROPERTY, 'another')
+    repo().delete_property_atomic(repo().get(image_id), compat.LOCK_PROPERTY,
+                                  'mine')
+    with pytest.raises(compat.exception.NotFound):
+        repo().delete_property_atomic(repo().get(image_id),
+                                      compat.LOCK_PROPERTY, 'mine')
+
+
+RECORDS_CHECKS = [
+    records_save_on_condition_of_the_status,
+    records_never_save_the_lock,
+    records_remove_the_lock_of_one_task,
+]
+
+
+def name(check):
+    return check.__name__

@@ -1,0 +1,344 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A cloud of our own code in a simulated world, and what must hold after."""
+
+import itertools
+import json
+import types
+import unittest.mock
+
+from oslo_config import cfg
+
+from glance_conversion_plugins import config
+from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
+from glance_conversion_plugins.copying.sources import rbd as rbd_source
+from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
+from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import deployment
+from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.maintenance import cleanup
+from glance_conversion_plugins.maintenance import recovery
+from glance_conversion_plugins.maintenance import unrecorded
+from glance_conversion_plugins.stores import adoption
+from glance_conversion_plugins.stores import driver
+from glance_conversion_plugins.stores import handover
+from glance_conversion_plugins.stores import liveness
+from glance_conversion_plugins.stores import registry
+from glance_conversion_plugins.stores import sparse_rbd
+from glance_conversion_plugins.stores import sparsify_rbd
+from tests.simulation import actors
+from tests.simulation import ceph
+from tests.simulation import glance
+from tests.simulation import world as world_
+
+config.register_opts(cfg.CONF)
+
+OURS, FOREIGN = '0a0a0a0a', '0b0b0b0b'
+
+
+class Store(sparse_rbd.Store):
+    """The real driver, without what only its configuration needs."""
+
+    READ_CHUNKSIZE = WRITE_CHUNKSIZE = 1 << 20
+    conf_file = user = ''
+
+    def __init__(self, store_id, pool):
+        self.backend_group, self.pool = store_id, pool
+        self.conf = types.SimpleNamespace(
+            sparse_store=types.SimpleNamespace(zero_block_size=4096,
+                                               data_pools={}))
+        self.store_conf = types.SimpleNamespace(rados_connect_timeout=5)
+
+    def is_capable(self, *_):
+        return True
+
+    def location(self, image_id):
+        with self._connect():
+            return (f'rbd://fsid/{self.pool}/{image_id}/snap',
+                    {'store': self.backend_group})
+
+
+class Cloud:
+    """Nodes of one deployment, a neighbour on its pool, and their images."""
+
+    def __init__(self, seed):
+        self.world = world_.World(seed)
+        self.cluster = ceph.Cluster(self.world)
+        self.db = glance.Database(self.world)
+        self.stores = {'ceph': Store('ceph', 'images'),
+                       'other': Store('other', 'images2')}
+        self.foreign = self._foreign_images()
+        self.world.on_switch(self._be)
+        # Of whoever is at work, when it is not this cloud.
+        self.neighbours = {}
+        # {actor: (id of the image that it writes, what it does)}
+        self.writers = {}
+        # {image id: how often it was begun when its last upload came}
+        self.begun = {}
+        # Ids of images whose owners have begun to delete them.
+        self.unwanted = set()
+        # {id of an upload: the process}, and of imports with their headers
+        self.uploads = {}
+        self.placeholders = []
+        self._numbers = itertools.count()
+
+    def at_hand(self):
+        """The database of the process that is at work."""
+        return self.neighbours.get(self.world.actor, self.db)
+
+    @property
+    def repo(self):
+        return self.at_hand().image_repo()
+
+    def slow_database(self):
+        """It may take its time to save what is there by now."""
+        self.world.sleep(self.world.random.choice((0, 0, 2, 8, 50)))
+
+    def new_request(self):
+        """The context of a request to Glance."""
+        return types.SimpleNamespace(request_id=f'req-{next(self._numbers)}')
+
+    def attempts(self, image_id):
+        """How often somebody has begun to write an image."""
+        return sum(image_id in name for name in self.cluster.created)
+
+    def new_upload(self):
+        """What stands in for liveness.new_id()."""
+        upload_id = f'{next(self._numbers):016x}-{0:08x}'
+        self.uploads[upload_id] = self.world.actor.process
+        return upload_id
+
+    def is_dead(self, upload_id):
+        """What stands in for liveness.is_dead()."""
+        process = self.uploads.get(upload_id)
+        return bool(process) and process.dead and self._node in (
+            None, process.node)
+
+    @property
+    def _node(self):
+        """Of whoever is at work; those who look at the end are everywhere."""
+        return self.world.actor and self.world.actor.process.node
+
+    def abandoned(self):
+        """Placeholders of this node that nobody holds a lock on."""
+        return [header for process, header in self.placeholders
+                if process.dead and self._node in (None, process.node)]
+
+    def delete(self, url, context=None):
+        """Delete data by its URL, as Glance does."""
+        pool, name, snapshot = url.split('/')[-3:]
+        store, = (s for s in self.stores.values() if s.pool == pool)
+        store.delete(types.SimpleNamespace(
+            store_location=types.SimpleNamespace(
+                pool=pool, image=name, snapshot=snapshot)), context=context)
+
+    def _foreign_images(self):
+        """What others have in the pool, marked and not."""
+        pool = self.cluster.pools.setdefault('images', {})
+        found = {}
+        for number, state in enumerate(('', marks.PARTIAL, marks.REPLACED)):
+            image_id = f'ffffffff-{number:04x}-4000-8000-000000000000'
+            mark = marks.Mark(image_id, image_id, FOREIGN)
+            name = mark.name(state) if state else image_id
+            found[name] = pool[name] = ceph.Header(1)
+            found[name].meta = {rbd_marks.KEY: json.dumps(rbd_marks.Meta(
+                image_id, FOREIGN, 'host', '10.0.0.2:0/1')._asdict())}
+        return found
+
+    def _be(self, actor):
+        """What is of a process alone is that of the one that goes on."""
+        adoption._entries = actor.process.adopted
+        handover._watches = actor.process.watches
+
+    def parts(self):
+        """What stands in for the outside."""
+        rados, rbd = self.cluster.bindings()
+        time = types.SimpleNamespace(
+            sleep=self.world.sleep, time=lambda: self.world.now,
+            monotonic=lambda: self.world.now)
+        yield from ((module, 'rbd', rbd) for module in (
+            rbd_fence, rbd_marks, rbd_pool, rbd_sink, rbd_source, sparse_rbd,
+            sparsify_rbd, compat.rbd_driver))
+        yield rbd_pool, 'rados', rados
+        yield rbd_index, 'rados', rados
+        yield compat.rbd_driver, 'rados', rados
+        yield handover, '_Watch', lambda: actors.Watch(self.world)
+        yield rbd_sink, '_ABORT_SECONDS', 0
+        yield from ((module, 'time', time) for module in (
+            cleanup, driver, handover, recovery, rbd_index, rbd_pool,
+            sparse_rbd, sparsify_rbd, unrecorded))
+        for name in ('status', 'is_recorded', 'recorded_stores', 'find_task',
+                     'lock_holder', 'locks', 'age', 'take_lock', 'set_status',
+                     'image_age', 'locations', 'set_location_deleted',
+                     'importing_stores', 'give_back'):
+            yield records, name, self._of_whoever(name)
+        for name in ('image_repo', 'task_repo'):
+            yield compat, name, self._of_whoever(name)
+        yield compat, 'delete_data', lambda _, location: self.delete(
+            location['url'])
+        yield liveness, 'new_id', self.new_upload
+        yield liveness, 'is_dead', self.is_dead
+        yield deployment, 'identifier', lambda: (
+            FOREIGN if self.world.actor in self.neighbours else OURS)
+        yield registry, 'identifiers', lambda: list(self.stores)
+        yield registry, 'find', self.stores.get
+        yield registry, 'find_replacing', self.stores.get
+
+    def _of_whoever(self, name):
+        return lambda *args: getattr(self.at_hand(), name)(*args)
+
+
+def run(seed):
+    """One run of one seed; returns the cloud and what is wrong after it."""
+    cloud = Cloud(seed)
+    saved = adoption._entries, handover._watches
+    patches = [unittest.mock.patch.object(*part) for part in cloud.parts()]
+    for patch in patches:
+        patch.start()
+    try:
+        return cloud, _run(cloud)
+    finally:
+        for patch in patches:
+            patch.stop()
+        adoption._entries, handover._watches = saved
+
+
+def _run(cloud):
+    _people(cloud)
+    cloud.world.run()
+    errors = [f'{a.name}: {a.error!r}' for a in cloud.world.actors if a.error]
+    cloud.world.end()
+    cloud.world.is_over = False
+    # Everybody is gone, for longer than anything waits.
+    cloud.world.now += 100_000
+    actors.clean_up(cloud)
+    return [*errors, *_lost(cloud), *_interrupted(cloud), *_left(cloud)]
+
+
+def _people(cloud):
+    chance, world, db = cloud.world.random, cloud.world, cloud.db
+    for number in range(chance.choice((1, 2))):
+        image_id = _somebody_writes(cloud, number)
+        if chance.random() < 0.4:
+            world.add(f'owner of {image_id}', actors.Owner(
+                cloud, image_id, chance.choice((0, 1, 20, 700, 5000)),
+                chance.random() < 0.5))
+    if chance.random() < 0.3:
+        # Its tasks have been silent since the copy was made.
+        other = db.copied()
+        neighbour = world.add('neighbour', actors.Agent(cloud, [
+            chance.choice((0, 40, 4000)) for _ in range(3)]))
+        cloud.neighbours[neighbour] = other
+    for number in range(2):
+        world.add(f'agent {number}', actors.Agent(cloud, [
+            chance.choice((0, 3, 40, 650)) for _ in range(3)]))
+
+
+def _somebody_writes(cloud, number):
+    """One image, and a process that writes it; returns its id."""
+    chance, world, db = cloud.world.random, cloud.world, cloud.db
+    what = chance.choice(('import', 'import', 'upload', 'copy', 'sparsify'))
+    name = f'{what} {number}'
+    if what == 'upload':
+        image_id = db.new_image('queued')
+        work = actors.Upload(cloud, image_id)
+    elif what == 'import':
+        image_id = db.new_image('importing')
+        work = actors.Import(cloud, image_id, db.new_task(image_id))
+    else:
+        image_id = _stored(cloud)
+        work = actors.Sparsify(cloud, image_id, chance.choice((0, 1)))
+        if what == 'copy':
+            work = actors.Import(cloud, image_id, db.new_task(image_id),
+                                 'other')
+    cloud.writers[world.add(name, work)] = image_id, what
+    return image_id
+
+
+def _stored(cloud):
+    """An image that is active, in the first store."""
+    image_id = cloud.db.new_image('active')
+    header = cloud.cluster.pools['images'][image_id] = ceph.Header(1 << 20)
+    header.data[0], header.snaps['snap'] = actors.CONTENT, True
+    cloud.db.images[image_id].locations.append({
+        'id': next(cloud.db.numbers),
+        'url': f'rbd://fsid/images/{image_id}/snap',
+        'metadata': {'store': 'ceph'}})
+    return image_id
+
+
+def _lost(cloud):
+    """Active images without their data, and what was others'."""
+    for image_id, image in cloud.db.images.items():
+        # Glance removes the data before it says so.
+        if image_id in cloud.unwanted:
+            continue
+        for location in image.locations if image.status == 'active' else ():
+            pool, name = location['url'].split('/')[-3:-1]
+            header = cloud.cluster.pools[pool].get(name)
+            if not header or actors.CONTENT not in header.data.values() or (
+                    not header.snaps):
+                yield f'image {image_id} is active without its data'
+    for name, header in cloud.foreign.items():
+        if cloud.cluster.pools['images'].get(name) is not header:
+            yield f'{name} was not ours'
+
+
+def _interrupted(cloud):
+    """Those who were disturbed by nobody and yet did not come to their end.
+    """
+    owned = {actor.name.split()[-1] for actor in cloud.world.actors
+             if actor.name.startswith('owner')}
+    for actor, (image_id, what) in cloud.writers.items():
+        if what == 'sparsify' or image_id in owned:
+            continue
+        if actor.process.undisturbed:
+            image = cloud.db.images[image_id]
+            if len(image.locations) != 1 + (what == 'copy'):
+                yield f'image {image_id}: {what} was interrupted'
+
+
+def _left(cloud):
+    """What nobody owns any more, and images that nobody gives back."""
+    recorded = {tuple(location['url'].split('/')[-3:-1])
+                for image in cloud.db.images.values()
+                for location in image.locations}
+    for pool, images in cloud.cluster.pools.items():
+        for name, header in images.items():
+            if name in cloud.foreign or name.endswith(marks.REPLACED):
+                continue
+            if (pool, name) not in recorded:
+                if not _may_be_left(cloud, pool, name):
+                    yield f'{name} is left in the pool'
+            elif rbd_marks.KEY in header.meta:
+                yield f'{name} is still marked'
+    for image_id, image in cloud.db.images.items():
+        # Where it died before anything was made of it, nothing tells that
+        # an upload is dead; stock Glance has the same.
+        begun = cloud.attempts(image_id) > cloud.begun.get(image_id, 0)
+        locked = (compat.LOCK_PROPERTY in image.extra_properties
+                  and image.status != 'deleted')
+        if locked or image.status == 'importing' or (
+                image.status == 'saving' and begun):
+            yield f'image {image_id} is stuck: {image.status}'
+
+
+def _may_be_left(cloud, pool, name):
+    """A second copy, that Glance could come to record, or has forgotten."""
+    image = cloud.db.images.get(name)
+    return pool == 'images2' and image and (
+        image.status == 'active' or name in cloud.unwanted)

@@ -1,0 +1,251 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Images that take the place of others, in a Ceph in memory."""
+
+import pytest
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.stores import sparsify_rbd
+from tests.simulation import ceph
+from tests.unit import clusters
+
+IMAGE = '11111111-2222-3333-4444-555555555555'
+MARK = clusters.mark(IMAGE, 'deadbeef')
+OTHER = clusters.mark('22222222-2222-3333-4444-555555555555', 'deadbeef')
+REPLACED = MARK.name('replaced')
+PARTIAL = MARK.name('partial')
+CONTENT = b'new content'.ljust(4096, b'.')
+SINCE = 'glance_conversion.replaced_at'
+
+
+@pytest.fixture(autouse=True)
+def cluster(monkeypatch):
+    return clusters.in_memory(monkeypatch)
+
+
+@pytest.fixture
+def ioctx(cluster):
+    return cluster.client()[1]
+
+
+def _sink():
+    return sparsify_rbd.ReplacingSink(
+        rbd_pool.Pool('', '', clusters.POOL), MARK, order=22,
+        zero_block_size=4096)
+
+
+def _sealed():
+    sink = _sink()
+    sink.create(1 << 20)
+    sink.write(memoryview(CONTENT), 0)
+    sink.seal()
+    return sink
+
+
+def _put_aside(cluster, mark=MARK):
+    clusters.create(cluster, mark.image_id)
+    sparsify_rbd.put_aside(cluster.client()[1], mark.image_id, mark)
+
+
+# The sink
+
+def test_the_new_image_takes_the_name_of_the_old_one(cluster):
+    old = clusters.create(cluster, IMAGE)
+    sink = _sealed()
+    assert cluster.images[IMAGE] is old
+    new = cluster.images[PARTIAL]
+    sink.publish()
+    assert cluster.images == {REPLACED: old, IMAGE: new}
+    assert new.snaps == old.snaps == {'snap': True}
+    sink.hand_over()
+    assert new.meta == {}
+    assert new.data == {0: CONTENT}
+    assert old.data == {0: b'content'}
+    assert new.opened == old.opened == []
+
+
+def test_what_others_have_noted_is_kept(cluster):
+    old = clusters.create(cluster, IMAGE)
+    old.meta |= {'key': 'value', 'other': ''}
+    sink = _sealed()
+    sink.publish()
+    new = cluster.images[IMAGE]
+    assert new.meta['key'] == 'value'
+    sink.hand_over()
+    assert new.meta == {'key': 'value', 'other': ''}
+
+
+def test_a_mark_of_the_old_image_is_not_the_new_ones(cluster, ioctx):
+    old = clusters.create(cluster, IMAGE)
+    old.meta[rbd_marks.KEY] = 'of the old one'
+    sink = _sealed()
+    assert rbd_marks.read(ioctx, PARTIAL).task == MARK.task_id
+    sink.abort()
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_an_image_that_others_hold_on_to_is_not_replaced(cluster, monkeypatch,
+                                                         number):
+    old = clusters.create(cluster, IMAGE)
+    if number:
+        old.snaps['of another'] = False
+    else:
+        monkeypatch.setattr(ceph.Image, 'list_children2', lambda _: ['clone'])
+    sink = _sink()
+    with pytest.raises(errors.SinkFailed, match='clones|snapshots'):
+        sink.create(1 << 20)
+    sink.abort()
+    assert cluster.images == {IMAGE: old}
+    assert old.opened == []
+
+
+def test_clones_are_looked_for_of_the_snapshot_that_has_them(cluster, ioctx,
+                                                             monkeypatch):
+    seen = []
+    monkeypatch.setattr(ceph.Image, 'set_snap', lambda _, name: seen.append(
+        name))
+    clusters.create(cluster, IMAGE)
+    sparsify_rbd.check_free(ioctx, IMAGE)
+    assert seen == ['snap']
+
+
+def test_an_image_that_is_not_there_is_not_replaced(cluster):
+    sink = _sink()
+    with pytest.raises(errors.SinkFailed):
+        sink.create(1 << 20)
+    sink.abort()
+    assert cluster.images == {}
+
+
+def test_an_abort_before_the_names_change_leaves_the_old_image(cluster):
+    old = clusters.create(cluster, IMAGE)
+    _sealed().abort()
+    assert cluster.images == {IMAGE: old}
+    assert old.snaps == {'snap': True}
+
+
+def test_who_dies_between_both_names_leaves_an_image_that_gets_its_name_back(
+        cluster, ioctx):
+    old = clusters.create(cluster, IMAGE)
+    sink = _sealed()
+
+    def die():
+        raise ceph.ConnectionShutdown('shut out')
+
+    cluster.before[f'rename {PARTIAL} to {IMAGE}'] = die
+    with pytest.raises(errors.Fenced):
+        sink.publish()
+    assert sparsify_rbd.nameless(ioctx) == {IMAGE: MARK._replace(host='')}
+    sparsify_rbd.put_back(ioctx, IMAGE)
+    assert cluster.images[IMAGE] is old
+    assert old.meta == {}
+
+
+# What was put aside
+
+def test_what_is_put_aside_says_since_when(cluster, ioctx):
+    old = clusters.create(cluster, IMAGE)
+    sparsify_rbd.put_aside(ioctx, IMAGE, MARK)
+    assert cluster.images == {REPLACED: old}
+    assert old.meta == {SINCE: '1000000'}
+    assert old.opened == []
+    cluster.world.now += 70.5
+    assert sparsify_rbd.age(ioctx, MARK) == pytest.approx(70.5)
+
+
+def test_who_asks_since_when_does_not_seem_to_write(cluster, ioctx):
+    _put_aside(cluster)
+    header, seen = cluster.images[REPLACED], []
+    cluster.before['metadata'] = lambda: seen.append([*header.opened])
+    sparsify_rbd.age(ioctx, MARK)
+    assert seen == [[]]
+
+
+def test_what_does_not_say_since_when_is_young(cluster, ioctx):
+    clusters.create(cluster, REPLACED)
+    assert sparsify_rbd.age(ioctx, MARK) == 0
+
+
+def test_all_that_was_put_aside_is_listed_and_nothing_else(cluster, ioctx):
+    for mark in (MARK, OTHER):
+        _put_aside(cluster, mark)
+    for name in (IMAGE, PARTIAL, MARK.name('removed'), 'volume-1'):
+        clusters.create(cluster, name)
+    assert {mark.image_id for mark in sparsify_rbd.replaced(ioctx)} == {
+        IMAGE, OTHER.image_id}
+
+
+def test_those_whose_names_nobody_has_are_nameless(cluster, ioctx):
+    for mark in (MARK, OTHER):
+        _put_aside(cluster, mark)
+    clusters.create(cluster, IMAGE)
+    assert sparsify_rbd.nameless(ioctx) == {
+        OTHER.image_id: OTHER._replace(host='')}
+
+
+# Giving a name back
+
+def test_a_name_is_given_back(cluster, ioctx):
+    _put_aside(cluster)
+    _put_aside(cluster, OTHER)
+    old = cluster.images[REPLACED]
+    sparsify_rbd.put_back(ioctx, IMAGE)
+    assert cluster.images == {
+        IMAGE: old, OTHER.name('replaced'): cluster.images[
+            OTHER.name('replaced')]}
+    assert old.meta == {}
+    assert old.opened == []
+
+
+def test_a_name_is_given_back_to_what_does_not_say_since_when(cluster, ioctx):
+    old = clusters.create(cluster, REPLACED)
+    sparsify_rbd.put_back(ioctx, IMAGE)
+    assert cluster.images == {IMAGE: old}
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_a_name_that_is_in_use_is_left_to_who_has_it(cluster, ioctx, again):
+    _put_aside(cluster)
+    if again:
+        sparsify_rbd.put_back(ioctx, IMAGE)
+    else:
+        clusters.create(cluster, IMAGE)
+    before = dict(cluster.images)
+    sparsify_rbd.put_back(ioctx, IMAGE)
+    assert cluster.images == before
+
+
+def test_a_name_is_given_to_nobody_else(cluster, ioctx):
+    _put_aside(cluster, OTHER)
+    sparsify_rbd.put_back(ioctx, IMAGE)
+    assert [*cluster.images] == [OTHER.name('replaced')]
+
+
+# Removing it
+
+def test_what_was_replaced_is_removed(cluster, ioctx):
+    _put_aside(cluster)
+    new = clusters.create(cluster, IMAGE)
+    sparsify_rbd.forget(ioctx, MARK)
+    assert cluster.images == {IMAGE: new}
+
+
+def test_what_nothing_took_the_place_of_is_never_removed(cluster, ioctx):
+    _put_aside(cluster)
+    old = cluster.images[REPLACED]
+    with pytest.raises(errors.SinkFailed):
+        sparsify_rbd.forget(ioctx, MARK)
+    assert cluster.images == {REPLACED: old}
+    assert old.snaps == {'snap': True}
