@@ -20,7 +20,6 @@ links, an empty file stands for the second one.
 from collections.abc import Iterator
 import contextlib
 import errno
-import fcntl
 import io
 import logging
 import os
@@ -269,9 +268,7 @@ class Folder:
             fd = self._opener(name, os.O_RDONLY | os.O_CLOEXEC
                               | os.O_NOFOLLOW)
             try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
+                return locks.is_held(fd)
             finally:
                 os.close(fd)
         return False

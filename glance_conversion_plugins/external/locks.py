@@ -56,8 +56,7 @@ def acquire(path: str) -> int | None:
     :returns: a descriptor that holds the lock while it is open; None if
         somebody else has it
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                 | os.O_NOFOLLOW, 0o600)
+    fd = _open(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -71,10 +70,14 @@ def hold(path: str) -> int:
 
     :returns: a descriptor that holds the lock while it is open
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                 | os.O_NOFOLLOW, 0o600)
+    fd = _open(path)
     wait(fd, 60)
     return fd
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                   | os.O_NOFOLLOW, 0o600)
 
 
 def is_free(path: str) -> bool:
@@ -84,12 +87,18 @@ def is_free(path: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return False
+        return not is_held(fd)
     finally:
         os.close(fd)
-    return True
+
+
+def is_held(fd: int) -> bool:
+    """Say whether somebody else has locked an open file, or may have."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def wait(fd: int, seconds: float = 0) -> None:

@@ -176,13 +176,17 @@ class ConvertImage(task.Task):
         # Last, for a store may take its time to answer.
         adoption.forget(self._request.task_id)
 
-
     def _staged_size(self) -> int | None:
-        """The size of the upload, if it is to be kept."""
+        """The size of the upload, if it is there and to be kept."""
         if not (self._is_interrupted and self._keeps_upload()):
             return None
         path, = self._staged
-        return os.path.getsize(path)
+        try:
+            return os.path.getsize(path)
+        except OSError:
+            LOG.exception('The upload of image %s can not be kept',
+                          self._request.image_id)
+            return None
 
     def _keeps_upload(self) -> bool:
         return (CONF.conversion.keep_upload

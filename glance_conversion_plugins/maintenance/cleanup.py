@@ -47,7 +47,7 @@ CONF = cfg.CONF
 
 Leftover = unrecorded.Leftover
 
-# Between making an image and opening it nobody has it open.
+# A sparsify that lives gives a name back within milliseconds.
 _SETTLING = 3
 
 
@@ -58,8 +58,8 @@ def find(dead_after: float | None = None) -> Iterator[Leftover]:
         None: as Glance has it, or what is known to have been ours
     """
     staging = compat.staging_store_path()
-    abandoned = dict(_abandoned(staging))
-    imports = recovery.Imports(dead_after, abandoned.values(), staging)
+    abandoned = list(_abandoned(staging))
+    imports = recovery.Imports(dead_after, abandoned, staging)
     # Before any remedy is tried: one of them is to release such an import.
     dead = [each for each in imports.dead() if not _is_written(each[0])]
     for pid in orphans.find():
@@ -102,22 +102,22 @@ def _release(imports: recovery.Imports, image_id: str, lock: str) -> None:
         found.is_published for _, found in _marks_of(image_id)))
 
 
-def _abandoned(staging: str) -> Iterator[tuple[str, placeholder.Header]]:
-    for name in sorted(_names(staging)):
-        path = os.path.join(staging, name)
+def _abandoned(staging: str) -> Iterator[placeholder.Header]:
+    for name in _names(staging):
         if name.endswith(placeholder.SUFFIX):
-            if header := placeholder.read_abandoned(path):
-                yield path, header
+            if header := placeholder.read_abandoned(
+                    os.path.join(staging, name)):
+                yield header
 
 
-def _staged(staging: str, abandoned: dict[str, placeholder.Header],
+def _staged(staging: str, abandoned: list[placeholder.Header],
             dead: list[tuple[str, str]], kept: set[str]) -> Iterator[Leftover]:
     """Files that nobody will import: uploads, what became of them.
 
     Placeholders are among the latter.
     """
     names = sorted(_names(staging))
-    of_ours = {header.image_id for header in abandoned.values()}
+    of_ours = {header.image_id for header in abandoned}
     released = {image_id for image_id, _ in dead}
     alive = {image_id for image_id, _ in records.locks()} - released
     for name in names:
@@ -184,7 +184,6 @@ def _replaced(store_id: str) -> Iterator[Leftover]:
     if not (store := registry.find_replacing(store_id)):
         return
     if found := sparsify.nameless(store_id):
-        # One that lives gives the name back within milliseconds.
         time.sleep(_SETTLING)
         for image_id in sorted(found & sparsify.nameless(store_id)):
             yield Leftover(f'store {store_id}: the name that a dead sparsify '

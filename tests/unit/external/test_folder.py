@@ -696,6 +696,7 @@ def test_a_claim_is_of_one_writer(written_off):
           one.claimed(MARK), two.claimed(LATER_MARK),
           two.claimed(OTHER_MARK)):
         two.discard(LATER_MARK)
+    assert f'.{IMAGE}.{LATER}.partial' not in _names(written_off)
 
 
 @EVERY_STATE
@@ -745,7 +746,7 @@ def test_where_no_locks_are_known_a_claim_is_none(path, any_system,
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     _at(path, 'published').release()
-    monkeypatch.setattr(folders.fcntl, 'flock', flock)
+    monkeypatch.setattr('fcntl.flock', flock)
     with _open(path) as folder, folder.claimed(MARK):
         folder.discard(MARK)
     assert _names(path) == []

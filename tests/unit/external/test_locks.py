@@ -49,7 +49,9 @@ def test_who_asks_in_vain_leaves_no_descriptor(path, held):
 
 def test_a_lock_that_was_let_go_can_be_had_again(path):
     for _ in range(3):
-        os.close(locks.acquire(path))
+        fd = locks.acquire(path)
+        assert fd is not None
+        os.close(fd)
 
 
 def test_a_lock_is_its_users_alone(path, held):
