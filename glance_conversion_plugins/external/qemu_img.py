@@ -24,18 +24,27 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import sandbox_exec
 
 LOG = logging.getLogger(__name__)
 
 STOPPED = 'The program that decodes the image stopped before the end.'
+_DAMAGED_TABLES = ('The image is damaged: its tables can not be read to the '
+                   'end.')
+
+# What qemu says where a limit on memory keeps it from going on.
+_NO_MEMORY = 'Cannot allocate memory'
+# Most of what qemu-img answers are the names of snapshots and bitmaps.
+_MOST_ANSWERED = 4 << 20
+# How many times as long as its CPU time a program may take.
+_PATIENCE = 5
 
 
 class Image(NamedTuple):
@@ -60,6 +69,16 @@ class Image(NamedTuple):
         return 'json:' + json.dumps(tree)
 
     @property
+    def most_said(self) -> int:
+        """How much qemu may say of it on stderr, in bytes.
+
+        There is a line of some 50 bytes for each cluster of the file that is
+        leaked, which is no harm; there may be one for each entry of each
+        table that is wrong, and tables may be shared.
+        """
+        return (1 << 20) + os.path.getsize(self.path) // 64
+
+    @property
     def reading_seconds(self) -> int:
         """Allow a minute, and a second more for each 16 MiB of the file."""
         return 60 + os.path.getsize(self.path) // (16 << 20)
@@ -70,46 +89,50 @@ class Image(NamedTuple):
 
 
 @contextlib.contextmanager
-def _running(argv: Sequence[str], limits: sandbox.Limits,
-             cancel: cancel_.Cancel, **files: Sequence[str]
-             ) -> Iterator[subprocess.Popen[str]]:
-    """Start a program that ends with the block, or when it is cancelled."""
-    with sandbox.start(argv, limits, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, **files) as process:
-        with cancel.interrupting(process.kill):
-            try:
-                yield process
-            finally:
-                process.kill()
-    if cancel.is_set():
-        raise errors.Cancelled('The conversion was stopped.')
+def _qemu_img(command: str, image: Image, seconds: int,
+              cancel: cancel_.Cancel) -> Iterator[program.Program]:
+    argv = ['qemu-img', command, '--output=json', image.node]
+    with _translated(), program.run(
+            argv, sandbox.Limits(seconds), most=image.most_said,
+            seconds=seconds * _PATIENCE, cancel=cancel,
+            readable=[image.path]) as running:
+        yield running
 
 
 @contextlib.contextmanager
-def _qemu_img(command: str, image: Image, cancel: cancel_.Cancel
-              ) -> Iterator[subprocess.Popen[str]]:
-    argv = ['qemu-img', command, '--output=json', image.node]
-    limits = sandbox.Limits(image.reading_seconds)
-    with _running(argv, limits, cancel, readable=[image.path]) as process:
-        yield process
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except program.Overflow as e:
+        LOG.warning('qemu-img said far too much')
+        raise errors.DamagedImage(_DAMAGED_TABLES) from e
 
 
 def _query(command: str, image: Image, cancel: cancel_.Cancel
-           ) -> tuple[int, dict[str, Any], str]:
-    with _qemu_img(command, image, cancel) as process:
-        out, err = process.communicate()
-    _check_started(process.returncode, err)
+           ) -> tuple[program.Program, dict[str, Any]]:
+    with _qemu_img(command, image, image.reading_seconds, cancel) as running:
+        said = running.answer(_MOST_ANSWERED)
+    _check_ended(command, running)
     try:
-        answer = json.loads(out)
-    except ValueError:
+        answer = json.loads(said)
+    except (ValueError, RecursionError):
         answer = {}
-    return process.returncode, answer, err.strip()
+    return running, answer if isinstance(answer, dict) else {}
 
 
-def _check_started(status: int | None, err: str) -> None:
+def _check_ended(command: str, running: program.Program) -> None:
+    """See that a program was not kept from its work.
+
+    :raises errors.ConversionError: in words that do not blame the image
+    """
+    status, said = running.status, running.said
     if status == sandbox_exec.NOT_STARTED:
-        LOG.error('Could not run qemu: %s', err)
+        LOG.error('Could not run qemu: %s', said)
         raise errors.Misconfigured(sandbox.MISSING)
+    if status is None or status < 0 or _NO_MEMORY in said:
+        LOG.error('qemu-img %s was stopped with %s: %s', command, status,
+                  said)
+        raise errors.SourceFailed(STOPPED)
 
 
 def info(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
@@ -118,9 +141,10 @@ def info(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
 
     :raises errors.DamagedImage: if it can not open the image
     """
-    status, answer, err = _query('info', image, cancel)
-    if status or not answer:
-        LOG.warning('qemu-img info failed with %s: %s', status, err)
+    running, answer = _query('info', image, cancel)
+    if running.status or not answer:
+        LOG.warning('qemu-img info failed with %s: %s', running.status,
+                    running.said)
         raise errors.DamagedImage(
             f'The image can not be opened as {image.driver}: '
             'its header or its tables are damaged.')
@@ -133,34 +157,35 @@ def check(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
 
     :raises errors.DamagedImage: if it can not finish
     """
-    status, answer, err = _query('check', image, cancel)
+    running, answer = _query('check', image, cancel)
     # 2: corruptions found, 3: only leaked clusters found; both are reported.
-    if status not in (0, 2, 3) or answer.get('check-errors', 1):
-        LOG.warning('qemu-img check failed with %s: %s', status, err)
-        raise errors.DamagedImage(
-            'The image is damaged: its tables can not be read to the end.')
+    if running.status not in (0, 2, 3) or answer.get('check-errors', 1):
+        LOG.warning('qemu-img check failed with %s: %s', running.status,
+                    running.said)
+        raise errors.DamagedImage(_DAMAGED_TABLES)
     return answer
 
 
-def extents(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
+def extents(image: Image, virtual_size: int,
+            cancel: cancel_.Cancel = cancel_.NEVER
             ) -> Iterator[Mapping[str, Any]]:
     """What ``qemu-img map`` says, one extent after the other.
 
+    :param virtual_size: of the image, in bytes: sparse formats take as long
+        as their disk is large
     :raises errors.DamagedImage: if it can not finish
     """
-    with _qemu_img('map', image, cancel) as process:
-        assert process.stdout and process.stderr    # noqa: S101
+    with _qemu_img('map', image, image.decoding_seconds(virtual_size),
+                   cancel) as running:
         # One extent a line, so that memory does not grow with their number.
-        for line in process.stdout:
+        for line in running.lines():
             if '{' in line:
                 yield json.loads(line.strip('[],\n '))
-        err = process.stderr.read().strip()
-        process.wait()
-    _check_started(process.returncode, err)
-    if process.returncode:
-        LOG.warning('qemu-img map failed with %s: %s', process.returncode, err)
-        raise errors.DamagedImage(
-            'The image is damaged: its tables can not be read to the end.')
+    _check_ended('map', running)
+    if running.status:
+        LOG.warning('qemu-img map failed with %s: %s', running.status,
+                    running.said)
+        raise errors.DamagedImage(_DAMAGED_TABLES)
 
 
 class Output(NamedTuple):
@@ -189,31 +214,28 @@ def convert(image: Image, virtual_size: int, output: Output,
     # the disk has, but never so much.
     limits = sandbox.Limits(image.decoding_seconds(virtual_size),
                                 file_size=virtual_size * 5 // 4 + (64 << 20))
-    with _running(argv, limits, cancel, readable=[image.path],
-                  writable=[output.path]) as process:
-        assert process.stdout and process.stderr    # noqa: S101
+    with _translated(), program.run(
+            argv, limits, most=image.most_said, cancel=cancel,
+            readable=[image.path], writable=[output.path]) as running:
         # "(12.34/100%)" and a carriage return, which ends a line here.
-        for line in process.stdout:
+        for line in running.lines():
             if '/100%' in line:
                 advance(float(line.strip(' (').partition('/')[0]))
-        err = process.stderr.read().strip()
-        process.wait()
-    _check_started(process.returncode, err)
-    if process.returncode:
-        LOG.warning('qemu-img convert failed with %s: %s', process.returncode,
-                    err)
-        raise _failure(process.returncode, err, output)
+    if running.status:
+        LOG.warning('qemu-img convert failed with %s: %s', running.status,
+                    running.said)
+        raise _failure(running, output)
 
 
-def _failure(status: int, err: str, output: Output
+def _failure(running: program.Program, output: Output
              ) -> errors.ConversionError:
+    err = running.said
     room = os.statvfs(os.path.dirname(output.path)).f_bavail
     # Some formats have a word of their own for a disk that is full.
     if 'No space left' in err or 'quota exceeded' in err or not room:
         return errors.StagingFull(
             'The node that converts the image has no room for the result.')
-    if status < 0:
-        return errors.SourceFailed(STOPPED)
+    _check_ended('convert', running)
     if 'too large' in err:
         return errors.TooLarge(
             'The image is too large for the format that this cloud converts '

@@ -21,6 +21,7 @@ import tempfile
 from typing import Any
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import sandbox_exec
@@ -48,11 +49,23 @@ class NbdServer:
             self.sockets = [_connect(address) for _ in range(connections)]
         argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
                 image.node]
-        with listener:
-            self._process = sandbox.start(
-                argv, sandbox.Limits(image.decoding_seconds(virtual_size)),
-                readable=[image.path], stdin=listener,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self._stderr, stderr = os.pipe()
+        # What it says beyond what fits into a pipe is lost, and nothing waits:
+        # neither it for us, nor we for what it may have left behind.
+        for end in (self._stderr, stderr):
+            os.set_blocking(end, False)
+        try:
+            with listener:
+                self._process = sandbox.start(
+                    argv,
+                    sandbox.Limits(image.decoding_seconds(virtual_size)),
+                    readable=[image.path], stdin=listener,
+                    stdout=subprocess.DEVNULL, stderr=stderr)
+        except BaseException:
+            os.close(self._stderr)
+            raise
+        finally:
+            os.close(stderr)
 
     @property
     def pid(self) -> int:
@@ -79,17 +92,17 @@ class NbdServer:
 
     def kill(self) -> None:
         """End the server now; its clients see the connection close."""
-        self._process.kill()
-        self._process.wait()
+        sandbox.end(self._process)
 
     def close(self) -> None:
-        """End the server and log what it had to say."""
+        """End the server and log what it had to say. May be called twice."""
         self.kill()
-        stderr = self._process.stderr
-        if stderr and not stderr.closed:
-            with stderr:
-                if said := stderr.read(4096).strip():
-                    LOG.warning('qemu-nbd said: %s', said)
+        fd, self._stderr = self._stderr, -1
+        if fd < 0:
+            return
+        with open(fd, 'rb', buffering=0) as stderr:
+            if said := program.shorten(stderr.read(4096) or b''):
+                LOG.warning('qemu-nbd said: %s', said)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,9 @@ OWNER_VARIABLE = 'GLANCE_CONVERSION_OWNER'
 
 _PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
+# How long a program that was killed is waited for.
+_END_SECONDS = 5
+
 MISSING = 'This cloud can not convert images: a program is missing.'
 
 
@@ -72,11 +75,29 @@ def start(argv: Sequence[str], limits: Limits, *,
     env = {'PATH': _PATH, 'LC_ALL': 'C', 'MALLOC_ARENA_MAX': '1',
            OWNER_VARIABLE: identity(os.getpid())}
     try:
-        return subprocess.Popen(command, env=env, text=True,
+        # What it says may be bytes of an image.
+        return subprocess.Popen(command, env=env, text=True, encoding='utf-8',
+                                errors='replace',
                                 stdin=stdin or subprocess.DEVNULL, **kwargs)
     except OSError as e:
         LOG.error('Could not start %s: %s', argv[0], e)
         raise errors.Misconfigured(MISSING) from e
+
+
+def end(process: 'subprocess.Popen[str]') -> None:
+    """Kill a program and close its pipes, without waiting for others.
+
+    The kernel may not let go of a process that waits for a file server.
+    """
+    process.kill()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOG.error('Process %d does not end although it was killed',
+                  process.pid)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
 
 
 @functools.cache

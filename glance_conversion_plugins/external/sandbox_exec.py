@@ -28,7 +28,6 @@ The last two need no privileges, but a kernel that offers them; where it does
 not, the program runs without them.
 """
 
-import ctypes
 import functools
 import glob
 import json
@@ -42,6 +41,15 @@ from typing import NamedTuple
 
 # Exit status for a program that could not be started, as shells have it.
 NOT_STARTED = 127
+
+try:
+    import ctypes
+except ImportError:
+    # A Python that was built without. Its own status, 1, is one of qemu's.
+    if __name__ == '__main__':
+        print('launcher: this Python has no ctypes', file=sys.stderr)
+        sys.exit(NOT_STARTED)
+    raise
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -115,6 +123,10 @@ def _limit(spec: SandboxSpec) -> None:
                        # of their stacks counts: 8 MiB each by default.
                        (resource.RLIMIT_STACK, 1 << 20),
                        (resource.RLIMIT_CORE, 0)):
+        # An operator may have set less for all of Glance.
+        _, hard = resource.getrlimit(what)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
         resource.setrlimit(what, (most, most))
 
 
@@ -199,6 +211,7 @@ def main(spec: SandboxSpec) -> None:
 if __name__ == '__main__':
     try:
         main(SandboxSpec(**json.loads(sys.argv[1])))
-    except OSError as e:
-        print(f'launcher: {e}', file=sys.stderr)
+    # Whatever it is, qemu has not run, and nothing is wrong with the image.
+    except Exception as e:
+        print(f'launcher: {e!r}', file=sys.stderr)
         sys.exit(NOT_STARTED)

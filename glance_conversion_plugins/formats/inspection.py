@@ -147,7 +147,8 @@ def check_intact(image: ImageInfo,
     """
     if image.disk_format == 'raw':
         return
-    for found in qemu_img.extents(image.for_qemu, cancel):
+    for found in qemu_img.extents(image.for_qemu, image.virtual_size,
+                                  cancel):
         # Zeros, holes and compressed clusters have no offset.
         offset = found.get('offset')
         if offset is not None and offset + found['length'] > image.file_size:

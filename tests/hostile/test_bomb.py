@@ -10,12 +10,16 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""A file of half a MiB that stands for 3 GiB of data, and is no damage.
+"""Small files that stand for much: for data, and for work.
 
-Every cluster of the disk is the same compressed one, and is counted as often.
+One of half a MiB stands for 3 GiB of data, and is no damage: every cluster of
+the disk is the same compressed one, and is counted as often.
 """
 
+import os
 import struct
+import subprocess
+import sys
 
 import pytest
 
@@ -83,3 +87,60 @@ def test_is_refused_in_staging_too(bomb, tmp_path):
         convert.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
                          convert.Conversion())
     assert list(tmp_path.iterdir()) == []
+
+
+# Tables that are shared: what they say has nothing to do with the file's size
+
+def _shared_tables(path, count, cluster_bits, entry, reference_bits=4):
+    """A qcow2 whose table of tables names the same one again and again.
+
+    :param entry: of what that table is full, from the place of its data
+    """
+    size = 1 << cluster_bits
+    tables = -(-count * 8 // size)
+    table, data = (3 + tables) * size, (4 + tables) * size
+    head = struct.pack('>4sIQIIQIIQQIIQ', b'QFI\xfb', 3, 0, 0, cluster_bits,
+                       size * (size // 8), 0, count, 3 * size, size, 1, 0, 0)
+    head += struct.pack('>QQQII', 0, 0, 0, reference_bits, 104) + bytes(8)
+    references = [1] * (data // size + 1)
+    if reference_bits == 6:
+        references[table // size] = count
+        references[data // size] = count * (size // 8)
+    with open(path, 'wb') as f:
+        f.truncate(data + size)
+        for offset, content in (
+                (0, head), (size, struct.pack('>Q', 2 * size)),
+                (2 * size, b''.join(n.to_bytes(1 << reference_bits >> 3)
+                                    for n in references)),
+                (3 * size, struct.pack('>Q', table) * count),
+                (table, struct.pack('>Q', entry(data)) * (size // 8)),
+                (data, b'\x4b' * 512)):
+            f.seek(offset)
+            f.write(content)
+    return str(path)
+
+
+_MEASURE = """
+import resource, sys
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+info = inspection.inspect(sys.argv[1], 'qcow2', detection.Policy(1 << 40))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+try:
+    inspection.check_intact(info)
+except errors.DamagedImage as e:
+    print(peak() - before)
+"""
+
+
+def test_complaints_without_an_end_take_no_memory(tmp_path):
+    """One for each of 16 million entries, of a file of 400 KiB."""
+    path = _shared_tables(tmp_path / 'disk', 2048, 16, lambda data: data)
+    assert os.path.getsize(path) < 512 << 10
+    done = subprocess.run([sys.executable, '-c', _MEASURE, path],
+                          check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 16 << 10
+    assert len(done.stderr) < 1000

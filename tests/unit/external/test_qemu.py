@@ -200,7 +200,7 @@ def test_cancel_ends_a_query(path):
     with pytest.raises(errors.Cancelled):
         qemu_img.info(_qcow2(path), stop)
     with pytest.raises(errors.Cancelled):
-        list(qemu_img.extents(_qcow2(path), stop))
+        list(qemu_img.extents(_qcow2(path), 1 << 20, stop))
     with pytest.raises(errors.Cancelled):
         qemu_img.check(_qcow2(path), stop)
 

@@ -312,7 +312,7 @@ def _check(path):
 
 
 def _extents(path):
-    list(qemu_img.extents(_qcow2(path)))
+    list(qemu_img.extents(_qcow2(path), 1 << 20))
 
 
 USES = [_info, _check, _extents, _source, _convert]
