@@ -62,12 +62,16 @@ class Conversion:
         self.cancel = cancel or cancel_.Cancel()
 
 
-def open_source(image: inspection.ImageInfo) -> sources.Source:
+def open_source(image: inspection.ImageInfo,
+                cancel: cancel_.Cancel = cancel_.NEVER) -> sources.Source:
+    """Open an inspected image, unless that is cancelled."""
     if image.disk_format == 'raw':
         return file_source.FileSource(image.path)
     if image.disk_format == 'vhdx':
-        return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size)
-    return nbd_source.NbdSource(image.for_qemu, image.virtual_size)
+        return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size,
+                                      cancel)
+    return nbd_source.NbdSource(image.for_qemu, image.virtual_size,
+                                cancel=cancel)
 
 
 def check(image: inspection.ImageInfo, conversion: Conversion) -> None:
@@ -90,7 +94,8 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
     check(image, conversion)
     target = bounded.Bounded(sink, _most(image, policy))
     try:
-        with contextlib.closing(open_source(image)) as source:
+        with contextlib.closing(
+                open_source(image, conversion.cancel)) as source:
             return _fill(source, policy, target, spec, conversion)
     except BaseException:
         target.abort()

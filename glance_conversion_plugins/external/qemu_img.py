@@ -32,6 +32,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import sandbox_exec
+from glance_conversion_plugins.external import staged
 
 LOG = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ def info(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
     if running.status or not answer:
         LOG.warning('qemu-img info failed with %s: %s', running.status,
                     running.said)
+        staged.see_readable(image.path, cancel.is_set)
         raise errors.DamagedImage(
             f'The image can not be opened as {image.driver}: '
             'its header or its tables are damaged.')
@@ -162,6 +164,7 @@ def check(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
     if running.status not in (0, 2, 3) or answer.get('check-errors', 1):
         LOG.warning('qemu-img check failed with %s: %s', running.status,
                     running.said)
+        staged.see_readable(image.path, cancel.is_set)
         raise errors.DamagedImage(_DAMAGED_TABLES)
     return answer
 
@@ -185,6 +188,7 @@ def extents(image: Image, virtual_size: int,
     if running.status:
         LOG.warning('qemu-img map failed with %s: %s', running.status,
                     running.said)
+        staged.see_readable(image.path, cancel.is_set)
         raise errors.DamagedImage(_DAMAGED_TABLES)
 
 
@@ -224,7 +228,10 @@ def convert(image: Image, virtual_size: int, output: Output,
     if running.status:
         LOG.warning('qemu-img convert failed with %s: %s', running.status,
                     running.said)
-        raise _failure(running, output)
+        error = _failure(running, output)
+        if isinstance(error, errors.DamagedImage):
+            staged.see_readable(image.path, cancel.is_set)
+        raise error
 
 
 def _failure(running: program.Program, output: Output

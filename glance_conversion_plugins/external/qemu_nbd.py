@@ -12,6 +12,7 @@
 
 """A ``qemu-nbd`` that serves one image to this process alone."""
 
+from collections.abc import Callable
 import contextlib
 import logging
 import os
@@ -25,6 +26,7 @@ from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import sandbox_exec
+from glance_conversion_plugins.external import staged
 
 LOG = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class NbdServer:
             self.sockets = [_connect(address) for _ in range(connections)]
         argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
                 image.node]
+        self._path = image.path
         self._stderr, stderr = os.pipe()
         # What it says beyond what fits into a pipe is lost, and nothing waits:
         # neither it for us, nor we for what it may have left behind.
@@ -87,8 +90,17 @@ class NbdServer:
             return errors.Misconfigured(sandbox.MISSING)
         if status is None or status < 0:
             return errors.SourceFailed(qemu_img.STOPPED)
+        self.see_readable(lambda: False)
         return errors.DamagedImage('The image can not be opened: '
                                    'its header or its tables are damaged.')
+
+    def see_readable(self, unwanted: Callable[[], bool]) -> None:
+        """See that it is not the file of the image that can not be read.
+
+        :param unwanted: says whether nobody waits for the answer any more
+        :raises errors.SourceFailed: if it is
+        """
+        staged.see_readable(self._path, unwanted)
 
     def kill(self) -> None:
         """End the server now; its clients see the connection close."""

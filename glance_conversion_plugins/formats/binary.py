@@ -12,10 +12,56 @@
 
 """Reading tables of files that mean harm."""
 
+from collections.abc import Callable
+import io
 import os
+import time
 from typing import BinaryIO
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
+
+
+class _Guarded(io.FileIO):
+    """A file that asks before each read whether to go on."""
+
+    def __init__(self, path: str, go_on: Callable[[], None]) -> None:
+        super().__init__(path)
+        self._go_on = go_on
+
+    # Named as in its base.
+    def readinto(self, buffer: bytearray | memoryview,  # type: ignore
+                 /) -> int | None:
+        self._go_on()
+        return super().readinto(buffer)
+
+
+def opened(path: str, cancel: cancel_.Cancel) -> BinaryIO:
+    """Open a file to walk its tables, for as long as its size is worth.
+
+    A second for each 16 MiB is what qemu may take too, and several times of
+    what a file takes that consists of tables.
+
+    :returns: a file; its reads raise errors.Cancelled when ``cancel`` is set,
+        and errors.TooLarge when all that time is spent
+    """
+    # Of this thread: that others want the processor is nobody's fault.
+    end = time.thread_time() + seconds(os.path.getsize(path))
+
+    def go_on() -> None:
+        if cancel.is_set():
+            raise errors.Cancelled('The conversion was stopped.')
+        if time.thread_time() > end:
+            raise errors.TooLarge(
+                'The image takes too long to look at: its tables are far too '
+                'large.')
+
+    return io.BufferedReader(_Guarded(path, go_on))
+
+
+def seconds(size: int) -> int:
+    """CPU seconds that the tables of a file of so many bytes are worth."""
+    return 60 + size // (16 << 20)
 
 
 def read(f: BinaryIO, offset: int, length: int) -> bytes:

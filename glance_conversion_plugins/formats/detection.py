@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from oslo_utils.imageutils import format_inspector
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import binary
 
@@ -69,12 +70,13 @@ class Found(NamedTuple):
     virtual_size: int       # in bytes, as the header claims; 0: unknown
 
 
-def detect(path: str, policy: Policy) -> Found:
+def detect(path: str, policy: Policy,
+           cancel: cancel_.Cancel = cancel_.NEVER) -> Found:
     """Find the one format that a file has, and see that it is safe.
 
     :raises errors.ImageRefused: names the rule that the file breaks
     """
-    inspector = _inspect(path, policy)
+    inspector = _inspect(path, policy, cancel)
     try:
         return Found(_name(inspector), inspector.virtual_size)
     # A vmdk that is text alone, or a vhdx with half a number. What is wrong
@@ -94,10 +96,11 @@ def check_result(path: str, disk_format: str, policy: Policy) -> None:
         raise _hidden(found)
 
 
-def _inspect(path: str, policy: Policy) -> format_inspector.FileInspector:
+def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
+             ) -> format_inspector.FileInspector:
     """Find the one format that a file has, and see that it is safe."""
     try:
-        with open(path, 'rb') as f:
+        with binary.opened(path, cancel) as f:
             wrapper = format_inspector.InspectWrapper(f)
             while wrapper.read(_CHUNK) and not wrapper.format:
                 pass
@@ -106,7 +109,7 @@ def _inspect(path: str, policy: Policy) -> format_inspector.FileInspector:
         if found and not found.complete:
             raise binary.truncated()
         return _safe(found, policy)
-    except errors.ImageRefused:
+    except (errors.ConversionError, OSError):
         raise
     # An inspector that stumbles over its input has not decided either.
     except Exception as e:

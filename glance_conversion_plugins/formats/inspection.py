@@ -68,12 +68,12 @@ def inspect(path: str, disk_format: str, policy: detection.Policy,
     file_size = os.path.getsize(path)
     if not file_size:
         raise errors.DamagedImage('The image is empty: it has no content.')
-    found = detection.detect(path, policy)
+    found = detection.detect(path, policy, cancel)
     _check_format(path, found.name, disk_format)
     # Once before qemu sees the file, for what the header says, and once for
     # what qemu makes of it.
     _check_size(found.virtual_size, policy)
-    tables.check(path, disk_format, file_size)
+    tables.check(path, disk_format, file_size, cancel)
     if disk_format == 'raw':
         virtual_size, cluster_size = file_size, 0
     else:
@@ -164,5 +164,5 @@ def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> None:
             'The image is damaged or truncated: its tables have errors.')
     clusters = -(-image.file_size // image.cluster_size)
     if (report.get('image-end-offset', 0) > clusters * image.cluster_size
-            or qcow2.ends_early(image.path)):
+            or qcow2.ends_early(image.path, cancel)):
         raise binary.truncated()

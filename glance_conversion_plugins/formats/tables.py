@@ -22,6 +22,8 @@ with the size of the file, and no table is held as a whole that may be large.
 from collections.abc import Callable
 from typing import BinaryIO
 
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import vdi
 from glance_conversion_plugins.formats import vhd
 from glance_conversion_plugins.formats import vhdx
@@ -37,13 +39,15 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], None]] = {
 }
 
 
-def check(path: str, disk_format: str, size: int) -> None:
+def check(path: str, disk_format: str, size: int,
+          cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     """Refuse an image for its tables, before qemu sees it.
 
     :param size: of the file, in bytes
     :raises errors.DamagedImage: if they are not all there, or make no sense
     :raises errors.UnsafeImage: if they refer to other files
+    :raises errors.TooLarge: if they are not worth the time
     """
     if disk_format in _CHECKS:
-        with open(path, 'rb') as f:
+        with binary.opened(path, cancel) as f:
             _CHECKS[disk_format](f, size)

@@ -31,6 +31,7 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins.stores import registry
@@ -40,10 +41,13 @@ LOG = logging.getLogger(__name__)
 
 # How often those who compute digests say that they still do.
 _BEAT_SECONDS = 60
+# How often they look whether the image is still there.
+_LOOK_SECONDS = 2
 
 # Deferred digests of one process are computed one after the other: they take
 # two cores each, and nobody waits for them.
 _one_at_a_time = threading.Lock()
+_TURN_SECONDS = 1
 
 
 @contextlib.contextmanager
@@ -70,6 +74,47 @@ def _at_work(task_id: str | None) -> Iterator[None]:
         thread.join()
 
 
+@contextlib.contextmanager
+def _while_stored(image_id: str, store_id: str, cancel: cancel_.Cancel
+                  ) -> Iterator[cancel_.Cancel]:
+    """A request to stop that comes with ``cancel``, or when an image goes.
+
+    Reading 1 TiB of zeros for nobody takes two cores for half an hour.
+    """
+    stop, done = cancel_.Cancel(), threading.Event()
+
+    def look() -> None:
+        while not done.wait(_LOOK_SECONDS):
+            try:
+                if store_id not in records.recorded_stores(image_id):
+                    stop.set()
+                    return
+            except Exception:
+                LOG.warning('Image %s can not be looked at; trying again',
+                            image_id, exc_info=True)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        with cancel.interrupting(stop.set):
+            yield stop
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _alone(cancel: cancel_.Cancel) -> Iterator[None]:
+    """Wait until nobody else computes digests in this process."""
+    while not _one_at_a_time.acquire(timeout=_TURN_SECONDS):
+        if cancel.is_set():
+            raise errors.Cancelled('The conversion was stopped.')
+    try:
+        yield
+    finally:
+        _one_at_a_time.release()
+
+
 def compute(image_id: str,
             stores: Mapping[str, protocols.Adoptable],
             spec: digest.DigestSpec, task_id: str | None,
@@ -91,18 +136,35 @@ def _compute(image_id: str, stores: Mapping[str, protocols.Adoptable],
     for store_id, store in stores.items():
         if store_id not in records.recorded_stores(image_id):
             continue
-        with _one_at_a_time:
-            start = time.monotonic()
-            with contextlib.closing(store.source(image_id)) as source:
-                progress.enter('Computing digests', source.size)
-                found = convert.digest_source(
-                    source, spec, progress=progress, cancel=cancel)
+        start = time.monotonic()
+        with _while_stored(image_id, store_id, cancel) as stop:
+            found = _read(image_id, store, spec, stop, progress)
+        if cancel.is_set():
+            raise errors.Cancelled('The conversion was stopped.')
         # An image that is removed under a reader reads as zeros.
-        if store_id in records.recorded_stores(image_id):
+        if found and store_id in records.recorded_stores(image_id):
             records.record_digests(image_id, *found)
             LOG.info('Digests of image %s computed in %.1f s', image_id,
                      time.monotonic() - start)
             return
+        LOG.info('Image %s is gone from store %s', image_id, store_id)
+
+
+def _read(image_id: str, store: protocols.Adoptable, spec: digest.DigestSpec,
+          stop: cancel_.Cancel, progress: progress_.Progress
+          ) -> digest.Digest | None:
+    """The digests of what is stored; None if it was told to stop."""
+    try:
+        with (_alone(stop),
+              contextlib.closing(store.source(image_id)) as source):
+            progress.enter('Computing digests', source.size)
+            return convert.digest_source(source, spec, progress=progress,
+                                         cancel=stop)
+    except errors.ConversionError:
+        # What is removed may be missed before it is looked for.
+        if stop.is_set():
+            return None
+        raise
 
 
 def without_digests(silence: float = 0) -> Iterator[str]:

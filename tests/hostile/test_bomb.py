@@ -27,8 +27,10 @@ from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import qcow2
 from tests.contract import images
 
 GIB = 1 << 30
@@ -123,8 +125,10 @@ def _shared_tables(path, count, cluster_bits, entry, reference_bits=4):
 _MEASURE = """
 import resource, sys
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import qcow2
 info = inspection.inspect(sys.argv[1], 'qcow2', detection.Policy(1 << 40))
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -144,3 +148,32 @@ def test_complaints_without_an_end_take_no_memory(tmp_path):
                           check=True, capture_output=True, text=True)
     assert int(done.stdout) < 16 << 10
     assert len(done.stderr) < 1000
+
+
+def _read_of(path, monkeypatch):
+    """Count what is read of a file to walk its tables."""
+    read = []
+    original = binary._Guarded.readinto
+
+    def readinto(self, buffer):
+        read.append(original(self, buffer))
+        return read[-1]
+
+    monkeypatch.setattr(binary._Guarded, 'readinto', readinto)
+    assert not qcow2.ends_early(path)
+    return sum(read)
+
+
+@pytest.mark.parametrize('count', [1, 2000])
+def test_a_shared_table_is_read_once(tmp_path, monkeypatch, count):
+    """Of 2 MiB, however often it is named."""
+    path = _shared_tables(tmp_path / 'disk', count, 21,
+                          lambda data: 1 << 62 | data, reference_bits=6)
+    assert _read_of(path, monkeypatch) < 3 << 20
+
+
+def test_shared_tables_are_no_damage(tmp_path):
+    path = _shared_tables(tmp_path / 'disk', 16, 21,
+                          lambda data: 1 << 62 | data, reference_bits=6)
+    inspection.check_intact(inspection.inspect(path, 'qcow2', POLICY._replace(
+        max_virtual_size=1 << 50)))

@@ -21,8 +21,10 @@ import sys
 import pytest
 
 import glance_conversion_plugins
+from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.formats import detection
 from tests import documents
 from tests.unit import test_contrib
@@ -74,6 +76,8 @@ def messages():
     yield from ([text] for text in detection.RULES.values())
     yield [sandbox.MISSING]
     yield [qemu_img.STOPPED]
+    yield [program.LATE]
+    yield [staged.UNREADABLE]
 
 
 @pytest.mark.parametrize('parts', [

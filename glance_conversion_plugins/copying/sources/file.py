@@ -18,9 +18,9 @@ import os
 
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import staged
 
 _SHORTER = 'The data of the image became shorter while it was read.'
-_UNREADABLE = 'The data of the image could not be read.'
 
 
 class FileSource:
@@ -55,7 +55,7 @@ class FileSource:
             return os.lseek(self._fd, offset, whence)
         except OSError as e:
             if e.errno != errno.ENXIO:
-                raise errors.SourceFailed(_UNREADABLE) from e
+                raise errors.SourceFailed(staged.UNREADABLE) from e
         # No data up to the end, unless that is no longer where it was.
         if os.fstat(self._fd).st_size < self.size:
             raise errors.SourceFailed(_SHORTER)
@@ -68,7 +68,7 @@ class FileSource:
             try:
                 count = os.preadv(self._fd, [view], offset)
             except OSError as e:
-                raise errors.SourceFailed(_UNREADABLE) from e
+                raise errors.SourceFailed(staged.UNREADABLE) from e
             if not count:
                 raise errors.SourceFailed(_SHORTER)
             view, offset = view[count:], offset + count
@@ -79,7 +79,7 @@ class FileSource:
         try:
             found = os.pread(self._fd, length, offset)
         except OSError as e:
-            raise errors.SourceFailed(_UNREADABLE) from e
+            raise errors.SourceFailed(staged.UNREADABLE) from e
         if len(found) == length:
             return found
         # The kernel may give less, of a remote file or one of over 2 GiB.

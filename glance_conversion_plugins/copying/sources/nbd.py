@@ -18,7 +18,9 @@ import logging
 import queue
 from typing import Any
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import qemu_img
@@ -40,19 +42,31 @@ class NbdSource:
     """Reads through several connections to one qemu-nbd."""
 
     def __init__(self, image: qemu_img.Image, virtual_size: int,
-                 connections: int = 4) -> None:
+                 connections: int = 4,
+                 cancel: cancel_.Cancel = cancel_.NEVER) -> None:
         """Open an image.
 
         :param virtual_size: in bytes, as ``qemu-img info`` told
         :param connections: how many reads may be under way at once
+        :param cancel: when set, opening ends with errors.Cancelled
         """
         # First of all: the binding may be missing.
         self._context = nbd.CONTEXT_BASE_ALLOCATION
-        self._closed = False
+        self._stop = cancel_.Cancel()
         self._error: errors.ConversionError | None = None
         self._server = qemu_nbd.NbdServer(image, connections + 1,
                                             virtual_size)
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        try:
+            # A server that says nothing is ended, which ends the wait for it.
+            with (cancel.interrupting(self._server.kill),
+                  watchdog.watch(lambda: None, self._server.kill)):
+                self._connect(cancel)
+        except BaseException:
+            self._server.close()
+            raise
+
+    def _connect(self, cancel: cancel_.Cancel) -> None:
         try:
             handles = [self._handshake(s) for s in self._server.sockets]
             self._describe: Any = handles.pop()
@@ -61,10 +75,10 @@ class NbdSource:
             self._grain: int = max(1, self._describe.get_block_size(
                 nbd.SIZE_MINIMUM))
         except nbd.Error as e:
+            if cancel.is_set():
+                raise errors.Cancelled('The conversion was stopped.') from e
             LOG.warning('qemu-nbd does not serve the image: %s', e)
-            why = self._server.why_unusable()
-            self._server.close()
-            raise why from e
+            raise self._server.why_unusable() from e
         for handle in handles:
             self._idle.put(handle)
 
@@ -125,22 +139,28 @@ class NbdSource:
 
     def _failure(self, errnum: int, offset: int, reason: str
                  ) -> errors.ConversionError:
-        if self._closed:
+        if self._stop.is_set():
             return errors.Cancelled('The conversion was stopped.')
         if errnum in _CONNECTION_LOST and self._server.status() is not None:
             LOG.error('qemu-nbd ended while the image was read: %s', reason)
             return errors.SourceFailed(qemu_img.STOPPED)
         LOG.warning('Reading at %d failed with %s: %s', offset, errnum, reason)
+        if errnum == errno.ENOMEM:
+            return errors.SourceFailed(qemu_img.STOPPED)
+        try:
+            self._server.see_readable(self._stop.is_set)
+        except errors.SourceFailed as e:
+            return e
         return errors.DamagedImage(
             f'The image is damaged: its content at offset {offset} '
             'can not be decoded.')
 
     def interrupt(self) -> None:
-        self._closed = True
+        self._stop.set()
         self._server.kill()
 
     def close(self) -> None:
-        self._closed = True
+        self._stop.set()
         self._server.close()
         # A handle closes its connection when it is forgotten.
         self._describe = None

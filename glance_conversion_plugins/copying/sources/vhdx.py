@@ -15,9 +15,11 @@
 from collections.abc import Iterator
 import os
 
+from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying.sources import nbd
 from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import vhdx
 
 
@@ -28,13 +30,14 @@ class VhdxSource(nbd.NbdSource):
     takes a minute.
     """
 
-    def __init__(self, image: qemu_img.Image, virtual_size: int) -> None:
-        super().__init__(image, virtual_size)
+    def __init__(self, image: qemu_img.Image, virtual_size: int,
+                 cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+        super().__init__(image, virtual_size, cancel=cancel)
         self._path = image.path
 
     def extents(self, start: int, length: int) -> Iterator[extent.Extent]:
         end, at = start + length, start
-        with open(self._path, 'rb') as f:
+        with binary.opened(self._path, self._stop) as f:
             for first, count in vhdx.data_extents(
                     f, os.fstat(f.fileno()).st_size):
                 first, last = max(first, at), min(first + count, end)

@@ -1,0 +1,137 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A disk that fails is not the fault of the image that lies on it."""
+
+import os
+import subprocess
+
+import pytest
+
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying.sources import nbd as nbd_source
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.external import staged
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+from tests.contract import images
+
+MIB = 1 << 20
+POLICY = detection.Policy(1 << 40)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a disk of 16 MiB; mounting it needs root."""
+    device, folder = tmp_path / 'device', tmp_path / 'disk'
+    folder.mkdir()
+    with open(device, 'wb') as f:
+        f.truncate(16 * MIB)
+    images.run('mkfs.ext4', '-q', '-O', '^has_journal', device)
+    images.run('mount', '-o', 'loop', device, folder)
+    yield folder
+    subprocess.run(['umount', '--lazy', folder], check=True)
+
+
+@pytest.fixture
+def fail(disk, tmp_path):
+    """Let a file be unreadable from some place on."""
+    def fail(path, good):
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+        said = images.run('filefrag', '-v', '-b4096', path)
+        # "  0:        0..    1023:      8192..      9215:   1024: ..."
+        start, end = [int(part) for part in next(
+            line for line in said.splitlines() if line.strip()[:2] == '0:'
+        ).split(':')[2].split('..')]
+        assert (end - start) * 4096 > good
+        os.truncate(tmp_path / 'device', start * 4096 + good)
+        with pytest.raises(OSError, match='Input/output'):
+            with open(path, 'rb') as f:
+                f.read()
+    return fail
+
+
+@pytest.fixture
+def path(disk, tmp_path):
+    """An image in one piece."""
+    made, found = tmp_path / 'made', disk / 'image'
+    images.qcow2(made, 'ABCDEFGH' * 8)
+    with open(found, 'wb') as f:
+        os.posix_fallocate(f.fileno(), 0, made.stat().st_size)
+        f.write(made.read_bytes())
+    return str(found)
+
+
+def test_reads_before_it_fails(path, fail):
+    staged.see_readable(path, lambda: False)
+    fail(path, MIB)
+    with pytest.raises(errors.SourceFailed, match='could not be read'):
+        staged.see_readable(path, lambda: False)
+
+
+def test_reads_no_further_for_nobody(path, fail):
+    fail(path, MIB)
+    staged.see_readable(path, lambda: True)
+
+
+def test_skips_holes(tmp_path):
+    """Or this would take hours."""
+    path = tmp_path / 'sparse'
+    with open(path, 'wb') as f:
+        f.truncate(1 << 42)
+        f.seek(1 << 40)
+        f.write(b'x')
+    staged.see_readable(str(path), lambda: False)
+
+
+@pytest.mark.parametrize('question', [
+    qemu_img.info, qemu_img.check,
+    lambda image: list(qemu_img.extents(image, 4 * MIB)),
+    lambda image: nbd_source.NbdSource(image, 4 * MIB)],
+    ids=['info', 'check', 'map', 'nbd'])
+def test_the_tables_can_not_be_read(path, fail, question):
+    fail(path, 0)
+    with pytest.raises(errors.SourceFailed, match='could not be read'):
+        question(qemu_img.Image(path, 'qcow2'))
+
+
+def test_the_content_can_not_be_read(path, fail):
+    source = nbd_source.NbdSource(qemu_img.Image(path, 'qcow2'), 4 * MIB)
+    try:
+        fail(path, MIB)
+        with pytest.raises(errors.SourceFailed, match='could not be read'):
+            source.readinto(memoryview(bytearray(MIB)), 3 * MIB)
+    finally:
+        source.close()
+
+
+def test_the_content_can_not_be_read_for_staging(path, fail, tmp_path):
+    info = inspection.inspect(path, 'qcow2', POLICY)
+    fail(path, MIB)
+    with pytest.raises(errors.SourceFailed, match='could not be read'):
+        convert.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
+                      convert.Conversion())
+
+
+def test_an_image_that_is_damaged_still_is(tmp_path):
+    path = images.damaged(tmp_path / 'image', 'zlib')
+    source = nbd_source.NbdSource(qemu_img.Image(path, 'qcow2'),
+                                  4 * images.BLOCK)
+    try:
+        with pytest.raises(errors.DamagedImage):
+            source.readinto(memoryview(bytearray(4 * images.BLOCK)), 0)
+    finally:
+        source.close()
