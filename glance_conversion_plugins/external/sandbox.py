@@ -28,6 +28,7 @@ from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import calls
 from glance_conversion_plugins.external import sandbox_exec
 
 LOG = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def start(argv: Sequence[str], limits: Limits, *,
     _warn_once()
     spec = sandbox_exec.SandboxSpec(
         list(argv), os.getpid(), limits.memory, limits.cpu_seconds,
-        limits.file_size, list(readable), list(writable), stdin is not None)
+        limits.file_size, list(readable), list(writable), stdin is not None,
+        [list(rule) for rule in calls.rules()])
     # Isolated and without site: none of it is needed, and it takes 10 ms.
     command = [_python(), '-I', '-S', sandbox_exec.__file__,
                json.dumps(spec._asdict())]
@@ -137,5 +139,6 @@ def missing_layers() -> list[str]:
         missing.append('Landlock (Linux 5.13 or newer, enabled): qemu may '
                        'open other files of the user that runs Glance')
     if sandbox_exec.libseccomp() is None:
-        missing.append('libseccomp: qemu may use the network')
+        missing.append('libseccomp, or of filters in the kernel: qemu may use '
+                       'the network, start processes and signal others')
     return missing

@@ -22,12 +22,15 @@ argument, see ``SandboxSpec``; the process then
 - can gain no privileges,
 - can open no file but those that are named and the system's libraries, and
   run no other program (Landlock, Linux 5.13),
-- can make no socket and reach into no other process (seccomp).
+- can make no socket and no process, and do nothing to other processes nor to
+  modes and owners of files (seccomp).
 
 The last two need no privileges, but a kernel that offers them; where it does
-not, the program runs without them.
+not, the program runs without them. Where it does, and they can not be had all
+the same, nothing runs.
 """
 
+import errno
 import functools
 import glob
 import json
@@ -69,13 +72,8 @@ _LIBRARIES = ('/lib', '/lib64', '/usr/lib', '/usr/lib64', '/usr/local/lib')
 _LOADERS = ('/lib/ld-*.so*', '/lib64/ld-*.so*', '/lib/*/ld-*.so*')
 _READABLE = ('/etc/ld.so.cache',)
 
-_SCMP_ALLOW, _SCMP_EPERM = 0x7fff0000, 0x00050001
-_FORBIDDEN = (
-    'socket', 'socketpair', 'connect', 'bind', 'listen', 'io_uring_setup',
-    'ptrace', 'process_vm_readv', 'process_vm_writev', 'pidfd_getfd',
-    'unshare', 'setns', 'mount', 'umount2', 'pivot_root', 'chroot', 'bpf',
-    'perf_event_open', 'userfaultfd', 'add_key', 'request_key', 'keyctl',
-)
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_SCMP_ALLOW, _SCMP_ERRNO = 0x7fff0000, 0x00050000
 
 
 class SandboxSpec(NamedTuple):
@@ -89,6 +87,8 @@ class SandboxSpec(NamedTuple):
     readable: list[str]         # files
     writable: list[str]         # files, which exist
     listen: bool                # stdin is a socket for socket activation
+    # Calls that fail: name, conditions, error, number; see calls.Rule.
+    forbidden: list[list[Any]] = []
 
 
 def landlock_version() -> int:
@@ -98,19 +98,24 @@ def landlock_version() -> int:
 
 @functools.lru_cache(maxsize=1)
 def libseccomp() -> Any:
-    """The library that makes filters for system calls, or None."""
+    """What makes filters for system calls; None where there can be none."""
     try:
         library = ctypes.CDLL('libseccomp.so.2')
     except OSError:
         return None
     library.seccomp_init.restype = ctypes.c_void_p
-    for name in ('seccomp_rule_add', 'seccomp_load'):
-        getattr(library, name).argtypes = (ctypes.c_void_p,)
-    return library
+    library.seccomp_load.argtypes = (ctypes.c_void_p,)
+    library.seccomp_rule_add_array.argtypes = (
+        ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint,
+        ctypes.c_void_p)
+    # The kernel has filters if it looks for one where there is none.
+    _LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
+    return library if ctypes.get_errno() == errno.EFAULT else None
 
 
 def _die_with(parent: int) -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), 'PR_SET_PDEATHSIG')
     if os.getppid() != parent:
         sys.exit(NOT_STARTED)
 
@@ -139,6 +144,8 @@ def _restrict_files(spec: SandboxSpec, program: str) -> None:
                              _SCOPES if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _LIBC.syscall(_CREATE_RULESET, attributes, size, 0)
+    if ruleset < 0:
+        raise OSError(ctypes.get_errno(), 'landlock_create_ruleset')
     loaders = [path for pattern in _LOADERS for path in glob.glob(pattern)]
     for paths, allowed in (
             (_LIBRARIES, _READ | _READ_DIR),
@@ -165,18 +172,37 @@ def _allow(ruleset: int, path: str, allowed: int) -> None:
     os.close(fd)
 
 
-def _restrict_calls() -> None:
+class _Comparison(ctypes.Structure):
+    _fields_ = (('argument', ctypes.c_uint), ('comparison', ctypes.c_int),
+                ('value', ctypes.c_uint64), ('masked', ctypes.c_uint64))
+
+
+def _restrict_calls(forbidden: list[list[Any]]) -> None:
     library = libseccomp()
     if library is None:
         return
     context = library.seccomp_init(_SCMP_ALLOW)
-    for name in _FORBIDDEN:
-        number = library.seccomp_syscall_resolve_name(name.encode())
+    if not context:
+        raise OSError('seccomp_init')
+    for name, conditions, error, number in forbidden:
+        known = library.seccomp_syscall_resolve_name(name.encode())
+        if known == -1:
+            # Younger than the library.
+            known = number
         # Negative: this machine has no such call.
-        if number >= 0:
-            library.seccomp_rule_add(context, _SCMP_EPERM, number, 0)
+        if known >= 0 and library.seccomp_rule_add_array(
+                context, _SCMP_ERRNO | error, known, len(conditions),
+                _comparisons(conditions)):
+            raise OSError(f'seccomp_rule_add {name}')
     if library.seccomp_load(context):
         raise OSError('seccomp_load')
+
+
+def _comparisons(conditions: list[list[int]]) -> Any:
+    found = [_Comparison(argument, comparison,
+                         os.getpid() if value < 0 else value, masked)
+             for argument, comparison, value, masked in conditions]
+    return (_Comparison * len(found))(*found)
 
 
 def _find(name: str) -> str:
@@ -200,9 +226,10 @@ def main(spec: SandboxSpec) -> None:
     program = _find(spec.argv[0])
     if spec.listen:
         _activate()
-    _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), 'PR_SET_NO_NEW_PRIVS')
     _restrict_files(spec, program)
-    _restrict_calls()
+    _restrict_calls(spec.forbidden)
     # Last: what runs until here has other needs.
     _limit(spec)
     os.execv(program, spec.argv)     # noqa: S606
