@@ -137,6 +137,17 @@ can import the image again without uploading it again.
 Turn it off where staging does not outlive a restart of Glance, as in a pod
 without a volume for it.
 """),
+    cfg.StrOpt('sandbox', default='best_effort', choices=[
+        ('best_effort', 'images are converted all the same; '
+         '``glance-conversion-status upgrade check`` says what is missing'),
+        ('required', 'nothing is converted that a program would have to '
+         'decode')], help="""
+What happens where a node can not confine the programs that decode images.
+
+They are confined by Landlock (Linux 5.13 and newer, where it is enabled) and
+by libseccomp. An image that takes over such a program could without them do
+what the user that runs Glance can.
+"""),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 

@@ -34,6 +34,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import decision
+from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.stores import registry
@@ -70,11 +71,14 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
     lines, action = _plugins(path, disk_format, store_ids)
     yield from lines
     if disk_format not in inspection.DRIVERS:
+        execution.see_small_enough(path)
         yield 'verdict: it would be kept as it is'
         yield from _cost_as_it_is(os.path.getsize(path), progress)
         return
     conversion = convert.Conversion()
     conversion.progress = progress
+    if disk_format != 'raw':
+        execution.see_confined()
     image = inspection.inspect(path, disk_format, options.policy())
     convert.check(image, conversion)
     yield 'verdict: it would be imported'

@@ -49,6 +49,10 @@ RULES = {
 # What the inspectors read at a time; where a footer decides they read all of
 # the file, and 4 KiB at a time take a minute for 10 GiB.
 _CHUNK = 64 * 1024
+# A header with its tables of regions is in the first MiB.
+_MOST_CHUNKS = 64
+_LUKS, _QCOW2 = b'LUKS\xba\xbe', b'QFI\xfb'
+_QCOW2_LUKS = (2).to_bytes(4)
 _ZEROS = memoryview(bytes(_CHUNK))
 
 
@@ -84,6 +88,37 @@ def detect(path: str, policy: Policy,
     except Exception as e:
         LOG.warning('Inspection failed: %r', e)
         return Found(_name(inspector), 0)
+
+
+def claimed_size(path: str) -> int:
+    """How large a disk the header of a file claims; 0 if nobody can tell.
+
+    Of a file that is kept, and that Glance inspects: nothing is decided here.
+    """
+    try:
+        with open(path, 'rb') as f:
+            wrapper = format_inspector.InspectWrapper(f)
+            for _ in range(_MOST_CHUNKS):
+                if not wrapper.read(_CHUNK) or wrapper.format:
+                    break
+            wrapper.close()
+            found = wrapper.format
+            return int(found.virtual_size) if found else 0
+    except OSError:
+        raise
+    # Of several formats, or of half a one.
+    except Exception as e:
+        LOG.info('What an image claims to be is not certain: %r', e)
+        return 0
+
+
+def is_encrypted(path: str, disk_format: str) -> bool:
+    """Say whether an image is LUKS, bare or within a qcow2."""
+    with open(path, 'rb') as f:
+        head = f.read(36)
+    if disk_format == 'qcow2':
+        return head.startswith(_QCOW2) and head[32:] == _QCOW2_LUKS
+    return disk_format == 'raw' and head.startswith(_LUKS)
 
 
 def check_result(path: str, disk_format: str, policy: Policy) -> None:

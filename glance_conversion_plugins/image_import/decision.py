@@ -24,15 +24,18 @@ import enum
 import os
 from typing import NamedTuple
 
+from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import image
 from glance_conversion_plugins.stores import placeholder
 
-_KEPT_PROPERTIES = {
-    'img_signature': 'it is signed, and a converted image would not match '
-                     'its signature',
-    'os_encrypt': 'it is encrypted',
-}
+# Glance verifies a signature only where it has all of this.
+_SIGNATURE = frozenset((
+    'img_signature', 'img_signature_hash_method', 'img_signature_key_type',
+    'img_signature_certificate_uuid'))
+# By these Nova and Cinder find the key of an image; of each all are needed.
+_KEYS = (frozenset(('os_encrypt_format', 'os_encrypt_key_id')),
+         frozenset(('cinder_encryption_key_id',)))
 
 
 class Action(enum.Enum):
@@ -62,7 +65,7 @@ def decide(declaration: image.Declaration, path: str,
     """
     if path.endswith(placeholder.SUFFIX):
         return Decision(Action.KEEP, 'it is converted already')
-    if reason := _why_kept(declaration):
+    if reason := _why_kept(declaration, path):
         return Decision(Action.KEEP, reason, concerns_owner=True)
     # A deployment of a single store names none.
     if output_format == 'raw' and kinds and all(kinds.values()):
@@ -86,10 +89,15 @@ def only_rbd(decision: Decision, kinds: Mapping[str, str | None]) -> Decision:
     return decision
 
 
-def _why_kept(declaration: image.Declaration) -> str | None:
-    for prefix, reason in _KEPT_PROPERTIES.items():
-        if any(name.startswith(prefix) for name in declaration.properties):
-            return reason
+def _why_kept(declaration: image.Declaration, path: str) -> str | None:
+    names = declaration.properties.keys()
+    if names >= _SIGNATURE:
+        return ('it is signed, and a converted image would not match its '
+                'signature')
+    # A property alone would let anyone avoid conversion, and its checks.
+    if (any(names >= key for key in _KEYS)
+            and detection.is_encrypted(path, declaration.disk_format)):
+        return 'it is encrypted'
     if declaration.container_format != 'bare':
         return f'its container format is {declaration.container_format}'
     if declaration.disk_format not in inspection.DRIVERS:

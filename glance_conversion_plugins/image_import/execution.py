@@ -12,12 +12,16 @@
 
 """What was decided, done: an image is inspected, written or staged."""
 
+import logging
 import os
 from typing import NamedTuple
 
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import fanout
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import image as image_
@@ -26,6 +30,8 @@ from glance_conversion_plugins.stores import adoption
 from glance_conversion_plugins.stores import placeholder as placeholder_
 from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins import units
+
+LOG = logging.getLogger(__name__)
 
 
 class Context(NamedTuple):
@@ -57,8 +63,38 @@ class Result(NamedTuple):
     message: str            # for the owner
 
 
+def see_confined() -> None:
+    """See that what reads images is as confined as it has to be here.
+
+    :raises errors.Misconfigured: if not
+    """
+    if options.sandbox_is_required() and (missing := sandbox.missing_layers()):
+        LOG.error('[conversion] sandbox is "required", and there is a want '
+                  'of %s', '; of '.join(missing))
+        raise errors.Misconfigured(
+            'This cloud can not convert images: the node that does it can '
+            'not confine the programs that read them.')
+
+
+def see_small_enough(path: str) -> None:
+    """See that an image which is kept is not larger than others may be.
+
+    :raises errors.TooLarge: if it is
+    """
+    size = max(os.path.getsize(path), detection.claimed_size(path))
+    most = options.policy().max_virtual_size
+    if size > most:
+        raise errors.TooLarge(
+            f'The image is too large: its disk has {units.amount(size)}, and '
+            f'{units.amount(most)} are allowed.')
+
+
 def execute(action: decision.Action, context: Context) -> Result:
     """Do with an image what was decided, other than KEEP."""
+    # Raw that stays raw is read by no program.
+    if (action is decision.Action.STAGE
+            or context.declaration.disk_format != 'raw'):
+        see_confined()
     if action is decision.Action.DIRECT:
         return _direct(context)
     if action is decision.Action.STAGE:

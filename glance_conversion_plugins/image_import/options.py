@@ -46,6 +46,11 @@ def policy() -> detection.Policy:
         CONF.conversion.max_expansion)
 
 
+def sandbox_is_required() -> bool:
+    """Whether no program may read an image that is not fully confined."""
+    return bool(CONF.conversion.sandbox == 'required')
+
+
 def digests_are_deferred() -> bool:
     return bool(CONF.conversion.digests == 'deferred')
 

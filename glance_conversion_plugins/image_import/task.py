@@ -94,6 +94,9 @@ class ConvertImage(task.Task):
             store_id: store.kind if store else None
             for store_id, store in stores.items()})
         if decided.action is decision.Action.KEEP:
+            # For what an owner chose, and not this deployment.
+            if decided.concerns_owner:
+                execution.see_small_enough(path)
             self._explain(decided)
             return path
         direct = decided.action is decision.Action.DIRECT

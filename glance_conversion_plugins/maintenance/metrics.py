@@ -15,6 +15,8 @@
 
 import prometheus_client
 
+from glance_conversion_plugins.external import sandbox
+
 _PREFIX = 'glance_conversion_agent_'
 
 PASSES = prometheus_client.Counter(
@@ -34,8 +36,12 @@ CACHE_BYTES = prometheus_client.Gauge(
     f'{_PREFIX}cache_bytes', 'Bytes in the cache', ['kind'])
 FAILING = prometheus_client.Gauge(
     f'{_PREFIX}failing_images', 'Images that could not be fetched lately')
+LAYERS_MISSING = prometheus_client.Gauge(
+    f'{_PREFIX}sandbox_layers_missing',
+    'Layers of confinement that this node does not offer')
 
 
 def serve(port: int) -> None:
     """Serve them on loopback, on a thread."""
+    LAYERS_MISSING.set(len(sandbox.missing_layers()))
     prometheus_client.start_http_server(port, addr='127.0.0.1')

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import subprocess
+import uuid
 
 import pytest
 
@@ -134,7 +135,10 @@ def write_iso(path):
 
 def test_encrypted_images_are_kept(glance, images):
     raw = images.raw('encrypted')
-    image = glance.imported(raw, 'raw', os_encrypt_format='LUKSv1')
+    with open(raw, 'r+b') as f:
+        f.write(b'LUKS\xba\xbe\0\1')
+    image = glance.imported(raw, 'raw', cinder_encryption_key_id=str(
+        uuid.uuid4()))
     assert image['os_hash_value'] == support.digests(raw)[1]
     glance.expect_message(image['id'], 'it is encrypted')
 

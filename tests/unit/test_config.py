@@ -270,7 +270,8 @@ def test_all_options_are_listed_with_help():
     assert set(listed) == {'conversion', 'sparse_store', 'cache_prefetch',
                            'conversion_agent'}
     assert {o.name for o in listed['conversion']} == {
-        'deployment', 'keep_upload', 'output_format', 'digests',
+        'deployment', 'sandbox', 'keep_upload', 'output_format',
+        'digests',
         'legacy_checksum', 'max_virtual_size', 'max_expansion',
         'qcow2_compression', 'max_concurrent'}
     assert {o.name for o in listed['sparse_store']} == {

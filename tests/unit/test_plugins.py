@@ -96,6 +96,9 @@ def _decide(plugin, declared, path, kinds):
 RBD = {'ceph': 'sparse_rbd'}
 FILE = {'local': 'sparse_file'}
 QCOW2 = ('qcow2', 'bare', {})
+SIGNED = dict.fromkeys((
+    'img_signature', 'img_signature_hash_method', 'img_signature_key_type',
+    'img_signature_certificate_uuid'), 'x')
 
 
 @pytest.mark.parametrize('declared, kinds, why', [
@@ -110,10 +113,8 @@ QCOW2 = ('qcow2', 'bare', {})
     (QCOW2, RBD | FILE, 'not every target store'),
     (('iso', 'bare', {}), RBD, 'disk format is iso'),
     (('qcow2', 'ovf', {}), RBD, 'container format is ovf'),
-    (('qcow2', 'bare', {'img_signature_hash_method': 'SHA-256'}), RBD,
-     'is signed'),
-    (('qcow2', 'bare', {'os_encrypt_format': 'LUKSv1'}), RBD,
-     'is encrypted'),
+    (('qcow2', 'bare', SIGNED), RBD, 'is signed'),
+    (('qcow2', 'bare', {'img_signature': 'x'}), RBD, None),
 ])
 def test_when_it_steps_aside(path, declared, kinds, why):
     found = _decide(plugins.rbd_direct_convert, declared, path, kinds)

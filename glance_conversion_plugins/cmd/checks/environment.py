@@ -85,9 +85,13 @@ def bindings() -> Result:
 
 def confined() -> Result:
     """How far qemu is kept from everything but its image."""
-    return checks.verdict([], [
-        f'qemu is less confined than it could be, for want of {layer}.'
-        for layer in sandbox.missing_layers()], 'by all layers')
+    missing = [f'qemu is less confined than it could be, for want of {layer}.'
+               for layer in sandbox.missing_layers()]
+    if missing and CONF.conversion.sandbox == 'required':
+        return checks.verdict([*missing, 'Nothing but raw images can be '
+                               'imported: [conversion] sandbox is '
+                               '"required".'], [], '')
+    return checks.verdict([], missing, 'by all layers')
 
 
 def stores_configured() -> Result:

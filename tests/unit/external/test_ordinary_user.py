@@ -194,8 +194,7 @@ def _given(path):
 def _run(code, *arguments, limits=''):
     done = subprocess.run(
         [sys.executable, '-c', _PREAMBLE + limits + code, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        check=False)
+        capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return done.stdout.strip()
 

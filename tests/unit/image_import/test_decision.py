@@ -11,6 +11,7 @@
 #    under the License.
 
 
+from cursive import signature_utils
 from glance.common import config as glance_config
 import pytest
 
@@ -112,26 +113,75 @@ def test_containers_are_kept(path, disk_format, container_format,
         Action.KEEP, f'its container format is {container_format}', True)
 
 
-@pytest.mark.parametrize('name', [
-    'img_signature', 'img_signature_hash_method', 'img_signature_key_type',
-    'img_signature_certificate_uuid'])
+SIGNED = dict.fromkeys((signature_utils.SIGNATURE,
+                        signature_utils.HASH_METHOD,
+                        signature_utils.KEY_TYPE,
+                        signature_utils.CERT_UUID), 'x')
+BY_NOVA = {'os_encrypt_format': 'LUKS', 'os_encrypt_key_id': 'id'}
+BY_CINDER = {'cinder_encryption_key_id': 'id'}
+LUKS = b'LUKS\xba\xbe\0\1'
+
+
+def _qcow2(method):
+    return b'QFI\xfb' + bytes(28) + method.to_bytes(4)
+
+
 @pytest.mark.parametrize('kinds', [RBD, STOCK, SINGLE])
 @pytest.mark.parametrize('disk_format', ['qcow2', 'raw'])
-def test_signed_images_are_kept(path, disk_format, kinds, name):
-    found = _decide(path, disk_format, kinds, **{name: 'x'})
+def test_signed_images_are_kept(path, disk_format, kinds):
+    found = _decide(path, disk_format, kinds, **SIGNED)
     assert found.action is Action.KEEP
     assert 'signed' in found.reason
     assert found.concerns_owner
 
 
-@pytest.mark.parametrize('name', [
-    'os_encrypt_format', 'os_encrypt_key_id', 'os_encrypt_cipher'])
+@pytest.mark.parametrize('missing', SIGNED)
+def test_what_glance_would_not_verify_is_converted(path, missing):
+    """Or any property would let an owner avoid conversion."""
+    some = {name: 'x' for name in SIGNED if name != missing}
+    for properties in (some, {missing: 'x'}, {f'{missing}_': 'x'}):
+        assert not signature_utils.should_create_verifier(properties)
+        assert _decide(path, **properties).action is Action.DIRECT
+    assert signature_utils.should_create_verifier(SIGNED)
+
+
+def _filled(path, content):
+    with open(path, 'r+b') as f:
+        f.write(content)
+    return path
+
+
+@pytest.mark.parametrize('properties', [BY_NOVA, BY_CINDER])
 @pytest.mark.parametrize('kinds', [RBD, STOCK, SINGLE])
-def test_encrypted_images_are_kept(path, kinds, name):
-    found = _decide(path, kinds=kinds, **{name: 'x'})
+@pytest.mark.parametrize('disk_format, content', [
+    ('raw', LUKS), ('qcow2', _qcow2(2))])
+def test_encrypted_images_are_kept(path, disk_format, content, kinds,
+                                   properties):
+    found = _decide(_filled(path, content), disk_format, kinds, **properties)
     assert found.action is Action.KEEP
     assert 'encrypted' in found.reason
     assert found.concerns_owner
+
+
+@pytest.mark.parametrize('properties', [
+    {}, {'os_encrypt_format': 'LUKS'}, {'os_encrypt_key_id': 'id'},
+    {'os_encrypt_cipher': 'aes', 'os_encrypt': 'x'},
+    {'cinder_encryption_key_id_': 'id'}])
+@pytest.mark.parametrize('disk_format, content', [
+    ('raw', LUKS), ('qcow2', _qcow2(2))])
+def test_what_nobody_has_the_key_of_is_not_kept(path, disk_format, content,
+                                                properties):
+    found = _decide(_filled(path, content), disk_format, **properties)
+    assert found.action is Action.DIRECT
+
+
+@pytest.mark.parametrize('disk_format, content', [
+    ('raw', b''), ('raw', _qcow2(2)), ('qcow2', b''), ('qcow2', _qcow2(0)),
+    ('qcow2', _qcow2(1)), ('qcow2', LUKS), ('vmdk', LUKS)])
+def test_what_is_not_encrypted_is_not_kept(path, disk_format, content):
+    found = _decide(_filled(path, content), disk_format,
+                    **(BY_NOVA | BY_CINDER))
+    assert found.action is Action.DIRECT
 
 
 def test_other_properties_change_nothing(path):
@@ -162,7 +212,7 @@ def test_what_is_converted_already_is_kept(tmp_path, disk_format, kinds):
 
 
 def test_every_reason_is_part_of_a_sentence(path):
-    for found in (_decide(path, 'iso'), _decide(path, img_signature='x'),
+    for found in (_decide(path, 'iso'), _decide(path, **SIGNED),
                   _decide(path, 'raw', STOCK),
                   _decide(path, container_format='ova')):
         assert found.reason.startswith(('it ', 'its '))

@@ -548,5 +548,6 @@ def test_metrics_have_names_of_their_own():
              if metric.name.startswith('glance_conversion_agent_')}
     assert names >= {f'glance_conversion_agent_{name}' for name in (
         'passes', 'last_success_timestamp_seconds', 'pass_seconds', 'images',
-        'fetched_bytes', 'cache_images', 'cache_bytes', 'failing_images')}
+        'fetched_bytes', 'cache_images', 'cache_bytes', 'failing_images',
+        'sandbox_layers_missing')}
     assert metrics.FETCHED is not metrics.CACHE_BYTES

@@ -16,6 +16,7 @@ from oslo_upgradecheck.upgradecheck import Code
 import pytest
 
 from glance_conversion_plugins.cmd.checks import environment
+from glance_conversion_plugins.external import sandbox_exec
 
 REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
 
@@ -45,3 +46,16 @@ def test_formats_that_qemu_knows(qemu_says, said):
     result = environment.programs()
     assert result.code == Code.FAILURE
     assert 'can not read vmdk;' in result.details
+
+
+@pytest.mark.parametrize('how, code', [
+    ('best_effort', Code.WARNING), ('required', Code.FAILURE)])
+def test_a_layer_of_confinement_that_is_missing(override, monkeypatch, how,
+                                                code):
+    override('sandbox', how, 'conversion')
+    assert environment.confined().code == Code.SUCCESS
+    monkeypatch.setattr(sandbox_exec, 'landlock_version', lambda: 0)
+    result = environment.confined()
+    assert result.code == code
+    assert 'Landlock' in result.details
+    assert ('Nothing but raw images' in result.details) == (how == 'required')
