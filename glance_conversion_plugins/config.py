@@ -151,9 +151,16 @@ what the user that runs Glance can.
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 
-Others wait; their tasks say so. Each conversion uses up to two cores for
-digests, part of one for decoding, and up to 160 MiB of memory. Processes
-count together if they share ``[oslo_concurrency] lock_path``.
+Others wait, first come, first served; their tasks say so. Each conversion uses
+up to two cores for digests, part of one for decoding, and up to 160 MiB of
+memory. Processes count together if they share ``[oslo_concurrency]
+lock_path``.
+"""),
+    cfg.IntOpt('max_concurrent_per_project', default=0, min=0, help="""
+How many of them may be of one project; 0: all.
+
+The images of a project that has so many under way wait, and those of others
+go before them.
 """),
 ]
 

@@ -62,6 +62,11 @@ class ImportedImage:
         self._wrapper = action_wrapper
         self._stores = stores
 
+    @property
+    def project(self) -> str:
+        """The project that imports it."""
+        return str(getattr(self._context, 'owner', None) or '')
+
     @retry.patient
     def declaration(self) -> Declaration:
         with self._wrapper as action:

@@ -18,6 +18,7 @@ from oslo_config import cfg
 
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.image_import import slots as slots_
 
 CONF = cfg.CONF
 
@@ -44,6 +45,12 @@ def policy() -> detection.Policy:
         CONF.image_format.gpt_safety_checks_nonfatal,
         CONF.image_format.vmdk_allowed_types,
         CONF.conversion.max_expansion)
+
+
+def slots() -> slots_.Limits:
+    """How many images are converted at once."""
+    return slots_.Limits(CONF.conversion.max_concurrent,
+                         CONF.conversion.max_concurrent_per_project)
 
 
 def sandbox_is_required() -> bool:

@@ -10,53 +10,159 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""At most so many conversions at once on a node.
+"""At most so many conversions at once on a node, and first come, first served.
 
 A slot is a locked file, so it counts over all processes of a node and is free
-again however its holder ends.
+again however its holder ends. Who waits holds a ticket, another locked file,
+of which the name tells when it was drawn; the project of its holder stands in
+either. A third file is locked by who looks at all of them.
 """
 
 from collections.abc import Iterator
 import contextlib
+import fcntl
 import os
 import threading
+import time
+from typing import NamedTuple
+import uuid
 
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import locks
 
 _RETRY_SECONDS = 0.5
+_SLOT = 'glance-conversion-slot-'
+_TICKET = 'glance-conversion-ticket-'
+_QUEUE = 'glance-conversion-queue'
+_LONGEST_PROJECT = 1024
+
+
+class Limits(NamedTuple):
+    """How many conversions there may be at once."""
+
+    node: int
+    project: int = 0            # of each project; 0: no limit
 
 
 @contextlib.contextmanager
-def hold(limit: int, folder: str | None, progress: progress_.Progress,
-         cancel: threading.Event) -> Iterator[None]:
+def hold(limits: Limits, folder: str | None, progress: progress_.Progress,
+         cancel: threading.Event, project: str = '') -> Iterator[None]:
     """Wait for a slot and hold it.
 
-    :param limit: how many slots the node has
     :param folder: where lock files live; None: a folder of this user in the
         system's folder for temporary files
+    :param project: who wants it
     :raises errors.Cancelled: if ``cancel`` is set while waiting
     """
     folder = locks.folder(folder)
-    slot = _acquire(folder, limit)
-    if slot is None:
-        progress.enter('Waiting for a free conversion slot')
-        while slot is None:
-            if cancel.wait(_RETRY_SECONDS):
-                raise errors.Cancelled('The conversion was stopped.')
-            slot = _acquire(folder, limit)
-        progress.enter('Preparing')
+    with _drawn(folder, project) as ticket:
+        slot = _take(folder, ticket, limits)
+        if slot is None:
+            progress.enter('Waiting for a free conversion slot')
+            while slot is None:
+                if cancel.wait(_RETRY_SECONDS):
+                    raise errors.Cancelled('The conversion was stopped.')
+                slot = _take(folder, ticket, limits)
+            progress.enter('Preparing')
     try:
         yield
     finally:
         os.close(slot)
 
 
-def _acquire(folder: str, limit: int) -> int | None:
+def _open(folder: str, name: str) -> int:
+    return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT
+                   | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _try(fd: int) -> bool:
+    """Lock a file, unless somebody else has."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Keep all others from looking; they do so for a moment only."""
+    fd = _open(folder, _QUEUE)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _drawn(folder: str, project: str) -> Iterator[str]:
+    """A ticket, which tells when it was drawn and by whom."""
+    with _alone(folder):
+        # All processes of a node have the same monotonic clock.
+        name = f'{_TICKET}{time.monotonic_ns():020}-{uuid.uuid4()}'
+        fd = _open(folder, name)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        _write(fd, project)
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+        os.close(fd)
+
+
+def _write(fd: int, project: str) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, project.encode()[:_LONGEST_PROJECT], 0)
+
+
+def _take(folder: str, ticket: str, limits: Limits) -> int | None:
+    """Take a slot, if there is one for whoever has this ticket."""
+    with _alone(folder):
+        holding = _projects(folder, _SLOT)
+        free = sum(f'{_SLOT}{number}' not in holding
+                   for number in range(limits.node))
+        at_work = list(holding.values())
+        for name, project in _projects(folder, _TICKET).items():
+            if limits.project and at_work.count(project) >= limits.project:
+                # Whoever comes after may be of another project.
+                continue
+            if free <= 0:
+                return None
+            if name == ticket:
+                return _acquire(folder, limits.node, project)
+            # It is before us, and will take one when it looks again.
+            free -= 1
+            at_work.append(project)
+    return None
+
+
+def _projects(folder: str, kind: str) -> dict[str, str]:
+    """Who holds each file of a kind, in the order of their names."""
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith(kind):
+            continue
+        fd = _open(folder, name)
+        try:
+            if not _try(fd):
+                found[name] = os.pread(fd, _LONGEST_PROJECT, 0).decode(
+                    errors='replace')
+            elif kind == _TICKET:
+                # Of a process that died.
+                os.unlink(os.path.join(folder, name))
+        finally:
+            os.close(fd)
+    return found
+
+
+def _acquire(folder: str, limit: int, project: str) -> int | None:
     for number in range(limit):
-        slot = locks.acquire(os.path.join(
-            folder, f'glance-conversion-slot-{number}'))
-        if slot is not None:
-            return slot
+        fd = _open(folder, f'{_SLOT}{number}')
+        if _try(fd):
+            _write(fd, project)
+            return fd
+        os.close(fd)
     return None

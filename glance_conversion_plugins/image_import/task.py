@@ -132,9 +132,10 @@ class ConvertImage(task.Task):
                                  conversion.cancel) as beating:
             try:
                 context.placeholder.create()
-                with slots.hold(CONF.conversion.max_concurrent,
+                with slots.hold(options.slots(),
                                 CONF.oslo_concurrency.lock_path,
-                                conversion.progress, conversion.cancel):
+                                conversion.progress, conversion.cancel,
+                                self._image.project):
                     result = execution.execute(action, context)
             except errors.Cancelled as e:
                 raise beating.reason or e from e

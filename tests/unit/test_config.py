@@ -270,10 +270,9 @@ def test_all_options_are_listed_with_help():
     assert set(listed) == {'conversion', 'sparse_store', 'cache_prefetch',
                            'conversion_agent'}
     assert {o.name for o in listed['conversion']} == {
-        'deployment', 'sandbox', 'keep_upload', 'output_format',
-        'digests',
-        'legacy_checksum', 'max_virtual_size', 'max_expansion',
-        'qcow2_compression', 'max_concurrent'}
+        'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
+        'max_expansion', 'qcow2_compression', 'deployment', 'sandbox',
+        'keep_upload', 'max_concurrent', 'max_concurrent_per_project'}
     assert {o.name for o in listed['sparse_store']} == {
         'zero_block_size', 'data_pools', 'mount_marker'}
     assert {o.name for o in listed['cache_prefetch']} == {

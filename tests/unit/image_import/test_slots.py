@@ -27,7 +27,8 @@ _CHILD = """
 import sys, threading
 from glance_conversion_plugins.copying import progress
 from glance_conversion_plugins.image_import import slots
-with slots.hold(int(sys.argv[1]), sys.argv[2], progress.Progress(),
+with slots.hold(slots.Limits(int(sys.argv[1])), sys.argv[2],
+                progress.Progress(),
                 threading.Event()):
     print('held', flush=True)
     sys.stdin.readline()
@@ -53,7 +54,8 @@ def _cancelled():
 def _is_full(limit, folder):
     """Whether one more would have to wait."""
     try:
-        with slots.hold(limit, folder, progress_.Progress(), _cancelled()):
+        with slots.hold(slots.Limits(limit), folder, progress_.Progress(),
+                        _cancelled()):
             return False
     except errors.Cancelled:
         return True
@@ -75,14 +77,15 @@ def _child(limit, folder):
 
 def test_free_again_after_the_block(folder):
     for _ in range(3):
-        with slots.hold(1, folder, progress_.Progress(), threading.Event()):
+        with slots.hold(slots.Limits(1), folder, progress_.Progress(),
+                        threading.Event()):
             assert _is_full(1, folder)
         assert not _is_full(1, folder)
 
 
 def test_free_again_after_an_error(folder, progress):
     with pytest.raises(KeyError):
-        with slots.hold(1, folder, progress, threading.Event()):
+        with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
             raise KeyError
     assert not _is_full(1, folder)
 
@@ -93,7 +96,7 @@ def test_limit_over_threads(folder):
     full = threading.Barrier(limit)
 
     def work(number):
-        with slots.hold(limit, folder, progress_.Progress(),
+        with slots.hold(slots.Limits(limit), folder, progress_.Progress(),
                         threading.Event()):
             with lock:
                 now.add(number)
@@ -133,7 +136,8 @@ def test_waits_for_a_process_that_is_killed(folder, progress):
         holding = threading.Event()
 
         def wait():
-            with slots.hold(1, folder, progress, threading.Event()):
+            with slots.hold(slots.Limits(1), folder, progress,
+                            threading.Event()):
                 holding.set()
 
         thread = threading.Thread(target=wait, daemon=True)
@@ -150,7 +154,7 @@ def test_waits_for_a_process_that_is_killed(folder, progress):
 def test_a_child_process_does_not_inherit_the_slot(folder, progress):
     sleeper = None
     try:
-        with slots.hold(1, folder, progress, threading.Event()):
+        with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
             sleeper = subprocess.Popen(['sleep', '60'])
         assert not _is_full(1, folder)
     finally:
@@ -163,12 +167,13 @@ def test_cancel_while_waiting(folder, progress):
 
     def wait():
         try:
-            with slots.hold(1, folder, progress, cancel):
+            with slots.hold(slots.Limits(1), folder, progress, cancel):
                 outcome.append('held')
         except errors.Cancelled as e:
             outcome.append(e)
 
-    with slots.hold(1, folder, progress_.Progress(), threading.Event()):
+    with slots.hold(slots.Limits(1), folder, progress_.Progress(),
+                    threading.Event()):
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         _await_waiting(progress)
@@ -179,12 +184,12 @@ def test_cancel_while_waiting(folder, progress):
 
 
 def test_a_limit_that_is_lowered_counts_those_who_hold(folder, progress):
-    with slots.hold(5, folder, progress, threading.Event()):
+    with slots.hold(slots.Limits(5), folder, progress, threading.Event()):
         assert _is_full(1, folder)
 
 
 def test_folder_belongs_to_its_user_alone(folder, progress):
-    with slots.hold(1, folder, progress, threading.Event()):
+    with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
         assert os.stat(folder).st_mode & 0o777 == 0o700
         names = os.listdir(folder)
     assert names
@@ -196,6 +201,125 @@ def test_folder_belongs_to_its_user_alone(folder, progress):
 def test_default_folder_is_in_the_folder_for_temporary_files(
         tmp_path, monkeypatch, progress):
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
-    with slots.hold(1, None, progress, threading.Event()):
+    with slots.hold(slots.Limits(1), None, progress, threading.Event()):
         assert _is_full(1, str(
             tmp_path / f'glance-conversion-slots-{os.getuid()}'))
+
+
+# First come, first served
+
+class _Waiting:
+    """Somebody who waits on a thread, and holds until told to go."""
+
+    def __init__(self, order, name, limits, folder, project=''):
+        self.progress = progress_.Progress()
+        self.cancel, self.go = threading.Event(), threading.Event()
+        self.holding = threading.Event()
+
+        def work():
+            try:
+                with slots.hold(limits, folder, self.progress, self.cancel,
+                                project):
+                    order.append(name)
+                    self.holding.set()
+                    assert self.go.wait(60)
+            except errors.Cancelled:
+                order.append(f'{name} left')
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def end(self):
+        self.go.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def order():
+    return []
+
+
+def _queue(order, folder, limits, projects):
+    """Let one after the other come; the first ones hold, the others wait."""
+    found = []
+    for number, project in enumerate(projects):
+        found.append(_Waiting(order, number, limits, folder, project))
+        while not (found[-1].holding.is_set()
+                   or 'Waiting' in str(found[-1].progress)):
+            time.sleep(0.01)
+    return found
+
+
+def test_first_come_first_served(folder, order):
+    everyone = _queue(order, folder, slots.Limits(1), [''] * 6)
+    for waiting in everyone:
+        assert waiting.holding.wait(60)
+        waiting.end()
+    assert order == list(range(6))
+
+
+def test_who_leaves_the_queue_keeps_nobody_waiting(folder, order):
+    first, second, third = _queue(order, folder, slots.Limits(1), [''] * 3)
+    second.cancel.set()
+    second.end()
+    first.end()
+    assert third.holding.wait(60)
+    third.end()
+    assert order == [0, '1 left', 2]
+    assert not [n for n in os.listdir(folder) if 'ticket' in n]
+
+
+def test_who_dies_in_the_queue_keeps_nobody_waiting(folder, order):
+    first, = _queue(order, folder, slots.Limits(1), [''])
+    with _child(1, folder) as child:
+        while len([n for n in os.listdir(folder) if 'ticket' in n]) < 1:
+            time.sleep(0.01)
+        second = _queue(order, folder, slots.Limits(1), [''])[0]
+        child.kill()
+    first.end()
+    assert second.holding.wait(60)
+    second.end()
+    assert not [n for n in os.listdir(folder) if 'ticket' in n]
+
+
+def test_one_project_does_not_hold_all_slots(folder, order):
+    limits = slots.Limits(2, 1)
+    one, two, three, other = _queue(order, folder, limits,
+                                    ['a', 'a', 'a', 'b'])
+    assert order == [0, 3]
+    one.end()
+    # In their order within the project.
+    assert two.holding.wait(60)
+    assert not three.holding.is_set()
+    two.end()
+    assert three.holding.wait(60)
+    three.end()
+    other.end()
+
+
+def test_all_slots_where_nobody_else_wants_them(folder, order):
+    everyone = _queue(order, folder, slots.Limits(3), ['a'] * 3)
+    assert sorted(order) == [0, 1, 2]
+    for waiting in everyone:
+        waiting.end()
+
+
+def test_a_project_is_known_to_other_processes(folder, order):
+    """By what stands in the files, also where it is odd."""
+    project = 'b\u00fc/..\n' * 3
+    with slots.hold(slots.Limits(2, 1), folder, progress_.Progress(),
+                    threading.Event(), project):
+        assert list(slots._projects(folder, slots._SLOT).values()) == [project]
+        with pytest.raises(errors.Cancelled):
+            with slots.hold(slots.Limits(2, 1), folder, progress_.Progress(),
+                            _cancelled(), project):
+                pass
+
+
+def test_a_slot_that_changes_hands_names_its_holder(folder):
+    for project in ('a long name', 'b', ''):
+        with slots.hold(slots.Limits(1), folder, progress_.Progress(),
+                        threading.Event(), project):
+            assert list(slots._projects(folder, slots._SLOT).values()) == [
+                project]
