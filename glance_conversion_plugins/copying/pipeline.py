@@ -71,15 +71,16 @@ class _Copier:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._failed = threading.Event()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def run(self, workers: int, queue_depth: int) -> None:
         pool = futures.ThreadPoolExecutor(workers, 'conversion')
         try:
             self._run(pool, queue_depth)
-        except Exception as e:
+        except BaseException as e:
             self._fail(e)
-            # The workers may be waiting for a program or a cluster.
+            # The workers may be waiting for a program or a cluster, and not
+            # even Ctrl-C ends before they do.
             self._src.interrupt()
             self._dst.interrupt()
         finally:
@@ -146,7 +147,7 @@ class _Copier:
         if self._failed.is_set():
             raise errors.Cancelled('Another part of the copy failed.')
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """Keep the first error; what follows it follows from it."""
         with self._lock:
             self._error = self._error or error

@@ -130,7 +130,7 @@ def _check_ended(command: str, running: program.Program) -> None:
     if status == sandbox_exec.NOT_STARTED:
         LOG.error('Could not run qemu: %s', said)
         raise errors.Misconfigured(sandbox.MISSING)
-    if status is None or status < 0 or _NO_MEMORY in said:
+    if status is None or status < 0 or status and _NO_MEMORY in said:
         LOG.error('qemu-img %s was stopped with %s: %s', command, status,
                   said)
         raise errors.SourceFailed(STOPPED)

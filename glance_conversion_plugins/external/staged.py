@@ -13,17 +13,21 @@
 """Whether it is the file that can not be read, before its image is blamed.
 
 qemu has one word, EIO, for a stream that does not decode and for a disk that
-does not answer. So once an image seems to be damaged, all of its file is read.
+does not answer. So once an image seems to be damaged, its file is read.
 """
 
 from collections.abc import Callable
 import errno
 import os
+import time
 
 from glance_conversion_plugins import errors
 
 UNREADABLE = 'The data of the image could not be read.'
 _PIECE = 1 << 20
+# A disk fails early, if it does: errors of its own take it seconds each. Who
+# watches the conversion gives up after some minutes.
+_SECONDS = 120
 
 
 def see_readable(path: str, unwanted: Callable[[], bool]) -> None:
@@ -33,10 +37,12 @@ def see_readable(path: str, unwanted: Callable[[], bool]) -> None:
     :raises errors.SourceFailed: if the file can not be read
     """
     buffer = bytearray(_PIECE)
+    deadline = time.monotonic() + _SECONDS
     try:
         with open(path, 'rb', buffering=0) as f:
             end, at = os.fstat(f.fileno()).st_size, 0
-            while at < end and not unwanted():
+            while (at < end and not unwanted()
+                   and time.monotonic() < deadline):
                 # Holes cost nothing here, and may be most of it.
                 at = _data(f.fileno(), at, end)
                 if not (count := os.preadv(f.fileno(), [buffer], at)):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import errno
 import logging
 import queue
+import threading
 from typing import Any
 
 from glance_conversion_plugins import cancel as cancel_
@@ -54,6 +55,7 @@ class NbdSource:
         self._context = nbd.CONTEXT_BASE_ALLOCATION
         self._stop = cancel_.Cancel()
         self._error: errors.ConversionError | None = None
+        self._failing = threading.Lock()
         self._server = qemu_nbd.NbdServer(image, connections + 1,
                                             virtual_size)
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
@@ -119,9 +121,6 @@ class NbdSource:
             if self._error:
                 raise self._error
             self._read(handle, view, offset)
-        except errors.ConversionError as e:
-            self._error = e
-            raise
         finally:
             self._idle.put(handle)
 
@@ -139,6 +138,13 @@ class NbdSource:
 
     def _failure(self, errnum: int, offset: int, reason: str
                  ) -> errors.ConversionError:
+        """Why reading failed: the first reason, for others follow from it."""
+        with self._failing:
+            self._error = self._error or self._reason(errnum, offset, reason)
+            return self._error
+
+    def _reason(self, errnum: int, offset: int, reason: str
+                ) -> errors.ConversionError:
         if self._stop.is_set():
             return errors.Cancelled('The conversion was stopped.')
         if errnum in _CONNECTION_LOST and self._server.status() is not None:

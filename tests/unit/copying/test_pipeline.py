@@ -342,3 +342,21 @@ def test_views_stay_as_they_were():
     pattern = ''.join(c * 16 for c in 'ABCDEFGH')
     _copy(fakes.FakeSource(pattern), fakes.FakeSink(), (Consumer(),))
     assert b''.join(views) == images.content(pattern)
+
+
+def test_ctrl_c_interrupts_both_ends():
+    """A worker that waits would keep it from ending."""
+    def before_read(offset):
+        if offset:
+            fakes.wait_for_interrupt(source)
+
+    class Impatient(fakes.Recorder):
+        def update(self, view):
+            raise KeyboardInterrupt
+
+    # Two chunks, of which the second is not read before it is too late.
+    source, sink = fakes.FakeSource('A' * 20, before_read), fakes.FakeSink()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.copy(source, sink, (Impatient(),), queue_depth=2)
+    assert source.interrupted.is_set()
+    assert sink.interrupted.is_set()
