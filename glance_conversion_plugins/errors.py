@@ -19,6 +19,7 @@
     │   ├── FormatMismatch    it is not what its disk_format claims
     │   ├── UnsafeImage       it points outside itself, or hides something
     │   ├── DamagedImage      it is truncated or corrupt
+    │   │   └── LogNotReplayed    it was not closed
     │   └── TooLarge          it exceeds a limit or a quota
     ├── SourceFailed          reading stopped although the image looked sound
     ├── WrongSize             a stream is not as long as was announced
@@ -37,7 +38,8 @@
     └── Misconfigured         this deployment can not do what it was asked to
 
 ``str()`` of any of them is one sentence for the owner of the image: no path,
-no traceback, no name of a process. What an operator needs besides goes to the
+no traceback, no name of a process, but for a command that the owner may type.
+What an operator needs besides goes to the
 log where the error is made.
 """
 
@@ -60,6 +62,10 @@ class UnsafeImage(ImageRefused):
 
 class DamagedImage(ImageRefused):
     """The image is truncated or corrupt."""
+
+
+class LogNotReplayed(DamagedImage):
+    """The tables of the image are not the last; its log has those."""
 
 
 class TooLarge(ImageRefused):

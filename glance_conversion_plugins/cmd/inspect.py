@@ -31,8 +31,8 @@ from glance_conversion_plugins.copying import pipeline
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import remarks
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
@@ -66,7 +66,8 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
         that the owner of the image would read
     """
     yield f'size of the file: {amount(os.path.getsize(path))}'
-    disk_format = disk_format or detection.detect(path, options.policy()).name
+    disk_format = disk_format or inspection.find_format(
+        path, options.policy()).name
     yield f'format: {disk_format}'
     lines, action = _plugins(path, disk_format, store_ids)
     yield from lines
@@ -79,9 +80,16 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
     conversion.progress = progress
     if disk_format != 'raw':
         execution.see_confined()
-    image = inspection.inspect(path, disk_format, options.policy())
+    try:
+        image = inspection.inspect(path, disk_format, options.policy())
+    except errors.LogNotReplayed:
+        # An import does that to its own copy; this file is not ours.
+        yield f'remark: {remarks.LOG}'
+        yield 'verdict: it would be imported, if its log can be replayed'
+        return
     convert.check(image, conversion)
     yield 'verdict: it would be imported'
+    yield from (f'remark: {remark}' for remark in conversion.remarks)
     yield f'size of the disk: {amount(image.virtual_size)}'
     if action in (decision.Action.DIRECT, decision.Action.STAGE):
         yield from _cost(image, action, progress)

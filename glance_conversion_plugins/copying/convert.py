@@ -33,6 +33,7 @@ from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.copying import watchdog
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
@@ -54,10 +55,14 @@ _OUTPUTS = {
 
 
 class Conversion:
-    """One conversion under way: how far it is, what it took, when to stop."""
+    """One conversion under way: how far it is, what it took, when to stop.
+
+    And what the owner of the image is to know of it.
+    """
 
     def __init__(self, cancel: cancel_.Cancel | None = None) -> None:
         self.progress = progress_.Progress()
+        self.remarks: list[str] = []
         self.clock = progress_.Clock()
         self.cancel = cancel or cancel_.Cancel()
 
@@ -74,14 +79,34 @@ def open_source(image: inspection.ImageInfo,
                                 cancel=cancel)
 
 
+def inspect(path: str, disk_format: str, policy: detection.Policy,
+            conversion: Conversion) -> inspection.ImageInfo:
+    """Inspect a file of ours; a log in it is replayed in its place before.
+
+    :raises errors.ImageRefused: names the rule that the image breaks
+    """
+    with conversion.clock.run('inspect'):
+        try:
+            return inspection.inspect(path, disk_format, policy,
+                                      conversion.cancel)
+        except errors.LogNotReplayed:
+            conversion.progress.enter('Replaying the log of the image')
+            conversion.remarks += inspection.replay(path, disk_format,
+                                                    conversion.cancel)
+        return inspection.inspect(path, disk_format, policy,
+                                  conversion.cancel, replayed=True)
+
+
 def check(image: inspection.ImageInfo, conversion: Conversion) -> None:
     """See that an inspected image is complete.
 
     :raises errors.DamagedImage: if not
     """
     conversion.progress.enter('Checking the image')
+    conversion.remarks += image.remarks
     with conversion.clock.run('check'):
-        inspection.check_intact(image, conversion.cancel)
+        conversion.remarks += inspection.check_intact(image,
+                                                      conversion.cancel)
 
 
 def convert(image: inspection.ImageInfo, policy: detection.Policy,

@@ -36,6 +36,9 @@ from glance_conversion_plugins.external import staged
 
 LOG = logging.getLogger(__name__)
 
+# By how much a file may grow while its log is replayed, in bytes.
+_MAX_GROWTH = 300 << 20
+
 STOPPED = 'The program that decodes the image stopped before the end.'
 _DAMAGED_TABLES = ('The image is damaged: its tables can not be read to the '
                    'end.')
@@ -54,15 +57,28 @@ class Image(NamedTuple):
     path: str
     driver: str                         # qemu's name of the format
     options: Mapping[str, str] = {}     # of that driver
+    length: int = 0                     # of it in the file; 0: all of that
 
     @property
     def node(self) -> str:
         """Describe it to qemu, leaving nothing for it to guess."""
+        return self.describe(writable=False)
+
+    def describe(self, *, writable: bool) -> str:
+        """The same, for a qemu that may write to it or may not."""
+        file: dict[str, Any] = {'driver': 'file', 'filename': self.path,
+                                'locking': 'off'}
+        if writable:
+            # Each 4 KiB of a log are flushed otherwise, and nobody needs
+            # what is staged after a crash of this node.
+            file['cache'] = {'no-flush': True}
+        if self.length:
+            file = {'driver': 'raw', 'offset': 0, 'size': self.length,
+                    'read-only': True, 'file': file}
         tree: dict[str, Any] = {
             'driver': self.driver,
-            'read-only': True,
-            'file': {'driver': 'file', 'filename': self.path,
-                     'locking': 'off'},
+            'read-only': not writable,
+            'file': file,
             **self.options,
         }
         if self.driver in ('qcow2', 'vmdk'):
@@ -167,6 +183,31 @@ def check(image: Image, cancel: cancel_.Cancel = cancel_.NEVER
         staged.see_readable(image.path, cancel.is_set)
         raise errors.DamagedImage(_DAMAGED_TABLES)
     return answer
+
+
+def replay(image: Image, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """Let qemu write to its place what an image has in its log.
+
+    :raises errors.DamagedImage: if it can not
+    """
+    argv = ['qemu-img', 'check', '-q', '-r', 'all',
+            image.describe(writable=True)]
+    # The log may say that the file is longer than it is, by a few blocks.
+    limits = sandbox.Limits(image.reading_seconds, file_size=os.path.getsize(
+        image.path) + _MAX_GROWTH)
+    with _translated(), program.run(
+            argv, limits, most=image.most_said,
+            seconds=image.reading_seconds * _PATIENCE, cancel=cancel,
+            readable=[image.path], writable=[image.path]) as running:
+        running.answer(_MOST_ANSWERED)
+    _check_ended('check -r', running)
+    if running.status:
+        LOG.warning('qemu-img check -r failed with %s: %s', running.status,
+                    running.said)
+        raise errors.DamagedImage(
+            'The image was not closed properly, and its log can not be '
+            'replayed; open it and close it with the program that made it, '
+            'and upload it again.')
 
 
 def extents(image: Image, virtual_size: int,

@@ -32,18 +32,21 @@ from glance_conversion_plugins.formats import binary
 LOG = logging.getLogger(__name__)
 
 RULES = {
-    'backing_file': 'it refers to a backing file; convert it into a '
-                    'standalone image and upload that',
-    'data_file': 'it keeps its content in another file; convert it into a '
-                 'standalone image and upload that',
-    'unknown_features': 'it uses features of its format that are unknown '
-                        'here',
+    'backing_file': 'it refers to a backing file; "qemu-img convert -O qcow2 '
+                    'FILE NEW" makes it standalone',
+    'data_file': 'it keeps its content in another file; "qemu-img convert -O '
+                 'qcow2 FILE NEW" makes it standalone',
     'banned': 'its format is not allowed',
     'mbr': 'its master boot record is not valid',
-    'descriptor': 'its descriptor names other files, or is of a type that is '
-                  'not a single sparse file',
-    'footer': 'its footer is missing, or does not agree with its header; it '
-              'may be truncated',
+}
+
+# Rules that are wider than they need be here: the module of the format reads
+# all that qemu does, and refuses what is not safe.
+_LEFT = {
+    # They know no entries of 16 bytes.
+    'qcow2': frozenset({'unknown_features'}),
+    # They know no names but ASCII ones, and no padding after a footer.
+    'vmdk': frozenset({'descriptor', 'footer'}),
 }
 
 # What the inspectors read at a time; where a footer decides they read all of
@@ -72,22 +75,29 @@ class Found(NamedTuple):
 
     name: str               # a disk_format of Glance
     virtual_size: int       # in bytes, as the header claims; 0: unknown
+    keeps_rules: bool       # all of the inspectors, so that Glance takes it
 
 
 def detect(path: str, policy: Policy,
            cancel: cancel_.Cancel = cancel_.NEVER) -> Found:
     """Find the one format that a file has, and see that it is safe.
 
+    But for the rules that the module of the format sees to, see ``_LEFT``.
+
     :raises errors.ImageRefused: names the rule that the file breaks
     """
-    inspector = _inspect(path, policy, cancel)
+    inspector, broken = _inspect(path, policy, cancel)
+    left = _LEFT.get(inspector.NAME, frozenset())
+    if others := [rule for rule in broken if rule not in left]:
+        raise _unsafe(others[0])
     try:
-        return Found(_name(inspector), inspector.virtual_size)
+        size = inspector.virtual_size
     # A vmdk that is text alone, or a vhdx with half a number. What is wrong
     # with them is for their tables to tell.
     except Exception as e:
         LOG.warning('Inspection failed: %r', e)
-        return Found(_name(inspector), 0)
+        size = 0
+    return Found(_name(inspector), size, not broken)
 
 
 def claimed_size(path: str) -> int:
@@ -126,14 +136,14 @@ def check_result(path: str, disk_format: str, policy: Policy) -> None:
 
     :raises errors.UnsafeImage: if not
     """
-    found = detect(path, policy).name
-    if found != disk_format:
-        raise _hidden(found)
+    found = detect(path, policy)
+    if found.name != disk_format or not found.keeps_rules:
+        raise _hidden(found.name)
 
 
 def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
-             ) -> format_inspector.FileInspector:
-    """Find the one format that a file has, and see that it is safe."""
+             ) -> tuple[format_inspector.FileInspector, list[str]]:
+    """Find the one format that a file has, and the rules that it breaks."""
     try:
         with binary.opened(path, cancel) as f:
             wrapper = format_inspector.InspectWrapper(f)
@@ -143,7 +153,8 @@ def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
         found = wrapper.format
         if found and not found.complete:
             raise binary.truncated()
-        return _safe(found, policy)
+        inspector = _decided(found)
+        return inspector, _broken_rules(inspector, policy)
     except (errors.ConversionError, OSError):
         raise
     # An inspector that stumbles over its input has not decided either.
@@ -154,11 +165,16 @@ def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
             'several formats, or only a part of one.') from e
 
 
-def _safe(inspector: format_inspector.FileInspector | None, policy: Policy
-          ) -> format_inspector.FileInspector:
-    """Run the safety checks."""
+def _decided(inspector: format_inspector.FileInspector | None
+             ) -> format_inspector.FileInspector:
     if inspector is None:
         raise format_inspector.ImageFormatError('no decision')
+    return inspector
+
+
+def _broken_rules(inspector: format_inspector.FileInspector, policy: Policy
+                  ) -> list[str]:
+    """Run the safety checks; tell which of them count and fail."""
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as e:
@@ -167,9 +183,13 @@ def _safe(inspector: format_inspector.FileInspector | None, policy: Policy
         if fatal := sorted(e.failures.keys() - tolerated):
             LOG.warning('The image breaks the safety rule %s: %s', fatal[0],
                         e.failures[fatal[0]])
-            why = RULES.get(fatal[0], f'it breaks the rule "{fatal[0]}"')
-            raise errors.UnsafeImage(f'The image is refused: {why}.') from e
-    return inspector
+        return fatal
+    return []
+
+
+def _unsafe(rule: str) -> errors.UnsafeImage:
+    why = RULES.get(rule, f'it breaks the rule "{rule}"')
+    return errors.UnsafeImage(f'The image is refused: {why}.')
 
 
 def _name(inspector: format_inspector.FileInspector) -> str:
@@ -225,11 +245,12 @@ class ResultInspector:
         """
         self._wrapper.close()
         try:
-            found = _name(_safe(self._wrapper.format, self._policy))
-        except errors.ImageRefused:
-            raise
+            inspector = _decided(self._wrapper.format)
+            broken = _broken_rules(inspector, self._policy)
         except Exception as e:
             LOG.warning('Inspection of the result failed: %r', e)
-            found = 'of no certain format'
-        if found != 'raw':
-            raise _hidden(found)
+            raise _hidden('of no certain format') from e
+        if broken:
+            raise _unsafe(broken[0])
+        if _name(inspector) != 'raw':
+            raise _hidden(_name(inspector))

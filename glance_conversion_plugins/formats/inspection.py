@@ -25,22 +25,49 @@ from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import qcow2
+from glance_conversion_plugins.formats import remarks as remarks_
 from glance_conversion_plugins.formats import tables
 from glance_conversion_plugins.formats import vhd
+from glance_conversion_plugins.formats import vhd_footer
+from glance_conversion_plugins.formats import vhdx_log
+from glance_conversion_plugins.formats import vmdk
+from glance_conversion_plugins.formats import vmdk_text
 from glance_conversion_plugins import units
 
 # Glance's disk_format: qemu's driver.
 DRIVERS = {'qcow2': 'qcow2', 'raw': 'raw', 'vdi': 'vdi', 'vhd': 'vpc',
            'vhdx': 'vhdx', 'vmdk': 'vmdk'}
 
+# What else to say where an image is not what it is declared as.
+HINTS = {
+    ('raw', 'vmdk'): '; a file that is called NAME-flat.vmdk is a raw disk, '
+                     'and is declared as raw',
+    ('vhd', 'raw'): '; declare it as vhd, for the footer of a fixed VHD would '
+                    'become a part of a raw disk',
+}
+
+
 def for_qemu(path: str, disk_format: str) -> qemu_img.Image:
     """An image as qemu is to open it.
 
     :param disk_format: one of ``DRIVERS``
     """
-    cut = disk_format == 'vhd' and vhd.is_cut_by_qemu(path)
-    return qemu_img.Image(path, DRIVERS[disk_format],
-                          {'force_size_calc': 'current_size'} if cut else {})
+    driver = DRIVERS[disk_format]
+    if disk_format == 'vhd':
+        view = _vhd_view(path)
+        by = 'chs' if view.by_geometry else 'current_size'
+        return qemu_img.Image(path, driver, {'force_size_calc': by},
+                              view.length)
+    length = 0
+    if disk_format == 'vmdk':
+        with open(path, 'rb') as f:
+            length = vmdk.image_length(f, os.path.getsize(path))
+    return qemu_img.Image(path, driver, length=length)
+
+
+def _vhd_view(path: str) -> vhd.View:
+    with open(path, 'rb') as f:
+        return vhd.view(f, os.path.getsize(path))
 
 
 class ImageInfo(NamedTuple):
@@ -51,6 +78,8 @@ class ImageInfo(NamedTuple):
     virtual_size: int       # in bytes
     file_size: int          # in bytes
     cluster_size: int       # in bytes; 0 where the format has no clusters
+    remarks: tuple[str, ...] = ()   # what its owner is to know
+    keeps_rules: bool = True        # Glance takes it as it is
 
     @property
     def for_qemu(self) -> qemu_img.Image:
@@ -58,39 +87,63 @@ class ImageInfo(NamedTuple):
 
 
 def inspect(path: str, disk_format: str, policy: detection.Policy,
-            cancel: cancel_.Cancel = cancel_.NEVER) -> ImageInfo:
+            cancel: cancel_.Cancel = cancel_.NEVER, *, replayed: bool = False
+            ) -> ImageInfo:
     """Look at a file without trusting it.
 
     :param disk_format: what its owner says it is, one of ``DRIVERS``
     :param cancel: when set, the inspection ends with errors.Cancelled
+    :param replayed: its log, if any, was seen to
+    :raises errors.LogNotReplayed: if ``replay`` has to be called before
     :raises errors.ImageRefused: names the rule that the image breaks
     """
     file_size = os.path.getsize(path)
     if not file_size:
         raise errors.DamagedImage('The image is empty: it has no content.')
-    found = detection.detect(path, policy, cancel)
+    found = find_format(path, policy, cancel)
     _check_format(path, found.name, disk_format)
     # Once before qemu sees the file, for what the header says, and once for
     # what qemu makes of it.
     _check_size(found.virtual_size, policy)
-    tables.check(path, disk_format, file_size, cancel)
+    if disk_format == 'vhdx' and not replayed:
+        vhdx_log.check(path)
+    remarks = tables.check(path, disk_format, file_size, cancel)
     if disk_format == 'raw':
         virtual_size, cluster_size = file_size, 0
     else:
         virtual_size, cluster_size = _describe(path, disk_format, policy,
                                                cancel)
     _check_size(virtual_size, policy)
-    return ImageInfo(path, disk_format, virtual_size, file_size, cluster_size)
+    return ImageInfo(path, disk_format, virtual_size, file_size, cluster_size,
+                     tuple(remarks),
+                     found.keeps_rules and found.name == disk_format)
+
+
+def find_format(path: str, policy: detection.Policy,
+                cancel: cancel_.Cancel = cancel_.NEVER) -> detection.Found:
+    """Find what a file is.
+
+    :raises errors.ImageRefused: names the rule that the file breaks
+    """
+    found = detection.detect(path, policy, cancel)
+    # A fixed VHD is a raw disk and a footer, which the inspectors pass over.
+    if found.name == 'raw' and vhd_footer.is_fixed(path):
+        return found._replace(name='vhd', keeps_rules=False)
+    return found
 
 
 def _check_format(path: str, found: str, disk_format: str) -> None:
-    # A fixed VHD is a raw disk and a footer, which the inspectors pass over.
-    if (found, disk_format) == ('raw', 'vhd') and vhd.is_fixed(path):
+    if 'vmdk' in (found, disk_format):
+        vmdk_text.explain(path)
+    if found == disk_format:
         return
-    if found != disk_format:
-        raise errors.FormatMismatch(
-            f'The image is declared as {disk_format}, but its content is '
-            f'{found}.')
+    # Something may follow the footer.
+    if (found, disk_format) == ('raw', 'vhd') and vhd_footer.is_fixed(
+            path, vhd_footer.WINDOW):
+        return
+    raise errors.FormatMismatch(
+        f'The image is declared as {disk_format}, but its content is {found}'
+        f'{HINTS.get((found, disk_format), "")}.')
 
 
 def _check_size(virtual_size: int, policy: detection.Policy) -> None:
@@ -119,9 +172,14 @@ def _describe(path: str, disk_format: str, policy: detection.Policy,
     if disk_format == 'vmdk':
         _check_vmdk_type(specific.get('create-type'), policy)
     if specific.get('corrupt'):
-        raise errors.DamagedImage('The image is marked as corrupt.')
+        raise errors.DamagedImage(
+            'The image is marked as corrupt; "qemu-img check -r all FILE" '
+            'repairs what can be repaired.')
     if not info['virtual-size']:
         raise errors.DamagedImage('The image is empty: its disk has no size.')
+    if (disk_format == 'vhd'
+            and info['virtual-size'] != _vhd_view(path).virtual_size):
+        raise binary.senseless('footer')
     return info['virtual-size'], info.get('cluster-size', 0)
 
 
@@ -134,35 +192,52 @@ def _check_vmdk_type(create_type: str | None, policy: detection.Policy
             'can be imported.')
 
 
+def replay(path: str, disk_format: str,
+           cancel: cancel_.Cancel = cancel_.NEVER) -> list[str]:
+    """Mend a file that was not closed, in its place.
+
+    :returns: what its owner is to know
+    :raises errors.DamagedImage: if that can not be done
+    """
+    qemu_img.replay(qemu_img.Image(path, DRIVERS[disk_format]), cancel)
+    return [remarks_.LOG]
+
+
 def check_intact(image: ImageInfo,
-                 cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+                 cancel: cancel_.Cancel = cancel_.NEVER) -> list[str]:
     """Refuse an image whose tables are damaged or point past its end.
 
     qemu reads what lies beyond the end of a file as zeros and says nothing.
     A qcow2 file that was cut on a cluster boundary shows only as corruptions,
     one that lost its tables only in the end offset; an intact compressed file
-    may end within a cluster.
+    may end within a cluster. Wrong counts of references show there as well,
+    and harm nobody who reads.
 
+    :returns: what the owner is to know
     :raises errors.DamagedImage: in the owner's words
     """
     if image.disk_format == 'raw':
-        return
+        return []
     for found in qemu_img.extents(image.for_qemu, image.virtual_size,
                                   cancel):
-        # Zeros, holes and compressed clusters have no offset.
-        offset = found.get('offset')
+        # Compressed clusters have no offset; zeros may have one, where what
+        # is around them is stored. What is beyond the end is still data.
+        offset = found.get('offset') if found['data'] else None
         if offset is not None and offset + found['length'] > image.file_size:
             raise binary.truncated()
     if image.disk_format == 'qcow2':
-        _check_qcow2(image, cancel)
+        return _check_qcow2(image, cancel)
+    return []
 
 
-def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> None:
+def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> list[str]:
     report = qemu_img.check(image.for_qemu, cancel)
-    if report.get('corruptions', 0):
-        raise errors.DamagedImage(
-            'The image is damaged or truncated: its tables have errors.')
     clusters = -(-image.file_size // image.cluster_size)
-    if (report.get('image-end-offset', 0) > clusters * image.cluster_size
-            or qcow2.ends_early(image.path, cancel)):
+    found = []
+    if (report.get('corruptions', 0) or report.get('image-end-offset', 0)
+            > clusters * image.cluster_size):
+        qcow2.check_tables(image.path, cancel)
+        found.append(remarks_.REFCOUNTS)
+    if qcow2.ends_early(image.path, cancel):
         raise binary.truncated()
+    return found

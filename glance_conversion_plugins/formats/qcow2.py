@@ -10,17 +10,19 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Where the compressed clusters of a qcow2 image end.
+"""The tables of a qcow2 image, as far as qemu-img leaves questions open.
 
 ``qemu-img map`` tells where an uncompressed cluster lies in the file, and
 nothing of a compressed one. Of those the last is what a truncated file loses
 first, and a zlib stream without its end decodes to garbage without an error.
+
+``qemu-img check`` counts what is wrong, and does not say what. Most of it
+concerns how often each cluster is in use, which nobody asks who only reads.
 The layout is that of qemu's docs/interop/qcow2.txt.
 """
 
 from array import array
 from collections.abc import Iterator
-from collections.abc import Sequence
 import os
 import struct
 import sys
@@ -29,28 +31,167 @@ from typing import NamedTuple
 import zlib
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import zstd
 
-_HEADER = struct.Struct('>4sIQIIQIIQ')
+_HEADER = struct.Struct('>4sIQIIQIIQQI')
 _COMPRESSED = 1 << 62
+_ZERO = 1                       # whatever is in its place
 _OFFSET = 0x00fffffffffffe00
 _ZLIB, _ZSTD = 0, 1
 # Entries of a table that are held at a time.
 _STEP = 1 << 16
+# Features that a reader has to know: not closed, marked as corrupt, data in
+# another file, another compression, entries of 16 bytes.
+_COMPRESSION, _SUBCLUSTERS = 1 << 3, 1 << 4
+_KNOWN_FEATURES = (1 << 5) - 1
+
+# How many clusters of a file are looked at, in a byte each.
+_MAX_CLUSTERS = 1 << 27
+_FREE, _USED, _SHARED = 0, 1, 2
 
 
 class _Header(NamedTuple):
+    version: int
     cluster_bits: int
     l1_size: int            # in entries
     l1_offset: int          # in bytes
-    subclusters: bool       # entries of 16 bytes instead of 8
+    refcounts: int          # where their table is, in bytes
+    refcount_clusters: int  # of that table
+    incompatible: int       # features
     compression: int
+
+    @property
+    def step(self) -> int:
+        """How many numbers there are for each cluster."""
+        return 2 if self.incompatible & _SUBCLUSTERS else 1
+
+    @property
+    def cluster(self) -> int:
+        return 1 << self.cluster_bits
+
+    def compressed(self, entry: int) -> '_Cluster':
+        """Where a compressed cluster is."""
+        shift = 62 - (self.cluster_bits - 8)
+        start = entry & (1 << shift) - 1
+        sectors = 1 + ((entry & _COMPRESSED - 1) >> shift)
+        return _Cluster((start & ~511) + sectors * 512, start)
 
 
 class _Cluster(NamedTuple):
+    # First: clusters are compared by it.
     end: int                # of its last sector, in bytes
     start: int              # in bytes
+
+
+def check(f: BinaryIO, size: int) -> list[str]:
+    """Refuse an image whose features nobody knows here.
+
+    The inspectors refuse entries of 16 bytes as well, which qemu reads.
+    """
+    header = _read_header(f)
+    if (header.version not in (2, 3)
+            or header.incompatible & ~_KNOWN_FEATURES):
+        raise errors.UnsafeImage(
+            'The image is refused: it uses features of its format that are '
+            'unknown here; "qemu-img convert -O qcow2 FILE NEW" writes it '
+            'without them.')
+    return []
+
+
+def check_tables(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """Refuse an image that does not say where all of its content is.
+
+    Every table and every cluster has a place of its own within the file.
+    Compressed clusters share one; those of internal snapshots do not count.
+
+    :raises errors.DamagedImage: names what is wrong
+    """
+    size = os.path.getsize(path)
+    with binary.opened(path, cancel) as f:
+        header = _read_header(f)
+        places = _Places(size, header.cluster)
+        places.take(0)
+        tables = places.table(f, header.l1_offset, header.l1_size)
+        _take_refcounts(f, header, places)
+        for entry in tables:
+            # One without a place, though not empty, is at the header's.
+            if entry:
+                _take_clusters(f, header, places, entry & _OFFSET)
+
+
+class _Places:
+    """Which clusters of a file are in use."""
+
+    def __init__(self, size: int, cluster: int) -> None:
+        if size // cluster >= _MAX_CLUSTERS:
+            raise _damaged('there are too many to look at all')
+        self._size = size
+        self._cluster = cluster
+        self._use = bytearray(-(-size // cluster))
+
+    def take(self, offset: int, count: int = 1) -> None:
+        """Note whole clusters that nothing else may use."""
+        first, rest = divmod(offset, self._cluster)
+        if rest:
+            raise _damaged('one begins where none can')
+        if first + count > len(self._use):
+            raise binary.truncated()
+        for number in range(first, first + count):
+            if self._use[number]:
+                raise _damaged('two are in the same place of the file')
+            self._use[number] = _USED
+
+    def share(self, cluster: _Cluster) -> None:
+        """Note what only other compressed clusters may use as well."""
+        if cluster.start >= self._size:
+            raise binary.truncated()
+        # Its last sector may be beyond the end of the file.
+        for number in range(cluster.start // self._cluster,
+                            min(-(-cluster.end // self._cluster),
+                                len(self._use))):
+            if self._use[number] == _USED:
+                raise _damaged('two are in the same place of the file')
+            self._use[number] = _SHARED
+
+    def table(self, f: BinaryIO, offset: int, entries: int
+              ) -> 'array[int]':
+        """Read a table that nothing else may overlap."""
+        length = entries * 8
+        if offset + length > self._size:
+            raise binary.truncated()
+        self.take(offset, -(-length // self._cluster))
+        # Numbers of Python would take five times the memory.
+        table = array('Q')
+        for numbers in _numbers(f, offset, entries):
+            table += numbers
+        return table
+
+
+def _damaged(why: str) -> errors.DamagedImage:
+    return errors.DamagedImage(
+        f'The image is damaged: of its tables and clusters {why}; "qemu-img '
+        'check -r all FILE" repairs what can be repaired.')
+
+
+def _take_refcounts(f: BinaryIO, header: _Header, places: _Places) -> None:
+    table = places.table(f, header.refcounts, header.refcount_clusters
+                         * header.cluster // 8)
+    for block in table:
+        if block:
+            places.take(block & ~511)
+
+
+def _take_clusters(f: BinaryIO, header: _Header, places: _Places, table: int
+                   ) -> None:
+    """Note a table of clusters, and each of those."""
+    entries = places.table(f, table, header.cluster // 8)
+    for entry in entries[::header.step]:
+        if entry & _COMPRESSED:
+            places.share(header.compressed(entry))
+        elif entry & ~_ZERO:
+            places.take(entry & _OFFSET)
 
 
 def ends_early(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> bool:
@@ -87,54 +228,56 @@ def _inflates(stream: bytes, size: int) -> bool:
 
 
 def _read_header(f: BinaryIO) -> _Header:
-    head = f.read(112)
+    # The inspectors have seen 512 bytes.
+    head = binary.read(f, 0, 112)
     fields = _HEADER.unpack_from(head)
-    version, cluster_bits, l1_size, l1_offset = (
-        fields[1], fields[4], fields[7], fields[8])
+    version, cluster_bits, l1_size, l1_offset, refcounts, refcount_clusters = (
+        fields[1], fields[4], *fields[7:11])
     incompatible = compression = 0
     if version >= 3:
         incompatible, = struct.unpack_from('>Q', head, 72)
-        if incompatible & 1 << 3:
+        if incompatible & _COMPRESSION:
             compression = head[104]
-    return _Header(cluster_bits, l1_size, l1_offset,
-                   bool(incompatible & 1 << 4), compression)
+    return _Header(version, cluster_bits, l1_size, l1_offset, refcounts,
+                   refcount_clusters, incompatible, compression)
 
 
 def _compressed(f: BinaryIO, header: _Header, size: int
                 ) -> Iterator[_Cluster]:
     """The compressed cluster that ends last, of each table."""
-    shift = 62 - (header.cluster_bits - 8)
-    mask = (1 << shift) - 1
-    step = 2 if header.subclusters else 1
     for offset in _tables(f, header, size):
-        for entries in _numbers(f, offset, (1 << header.cluster_bits) // 8):
+        for entries in _numbers(f, offset, header.cluster // 8):
             # Tables of attacks repeat one entry; those of disks do not.
-            packed = {entry & _COMPRESSED - 1 for entry in entries[::step]
+            packed = {entry & _COMPRESSED - 1
+                      for entry in entries[::header.step]
                       if entry & _COMPRESSED}
-            yield from sorted(
-                _Cluster((entry & mask & ~511) + ((entry >> shift) + 1) * 512,
-                         entry & mask) for entry in packed)[-1:]
+            yield from sorted(map(header.compressed, packed))[-1:]
 
 
-def _tables(f: BinaryIO, header: _Header, size: int) -> set[int]:
+def _tables(f: BinaryIO, header: _Header, size: int) -> Iterator[int]:
     """Where the tables of the second level are, each of them once.
 
     Any number of entries may refer to one table. That a table begins with a
     cluster is for qemu to see; then there are no more of them than fit into
-    the file.
+    the file, which a bit for each cluster of it keeps small.
     """
-    whole = ~((1 << header.cluster_bits) - 1)
-    found: set[int] = set()
+    seen = bytearray((size >> header.cluster_bits + 3) + 1)
     for entries in _numbers(f, header.l1_offset, header.l1_size):
-        found.update(entry & _OFFSET & whole for entry in entries)
-    return {offset for offset in found if 0 < offset < size}
+        for entry in entries:
+            number = (entry & _OFFSET) >> header.cluster_bits
+            byte, bit = number >> 3, 1 << (number & 7)
+            if (0 < number << header.cluster_bits < size
+                    and not seen[byte] & bit):
+                seen[byte] |= bit
+                yield number << header.cluster_bits
 
 
 def _numbers(f: BinaryIO, offset: int, count: int
-             ) -> Iterator[Sequence[int]]:
+             ) -> 'Iterator[array[int]]':
     """The entries of a table, or of what there is of it, in pieces."""
-    f.seek(offset)
     for first in range(0, count, _STEP):
+        # Whoever gets them may read elsewhere meanwhile.
+        f.seek(offset + first * 8)
         data = f.read(min(_STEP, count - first) * 8)
         numbers = array('Q', data[:len(data) // 8 * 8])
         if sys.byteorder == 'little':

@@ -24,14 +24,16 @@ from typing import BinaryIO
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.formats import binary
+from glance_conversion_plugins.formats import qcow2
 from glance_conversion_plugins.formats import vdi
 from glance_conversion_plugins.formats import vhd
 from glance_conversion_plugins.formats import vhdx
 from glance_conversion_plugins.formats import vmdk
 
 # Glance's disk_format: what reads its tables. Those of qcow2 are left to
-# qemu-img check, but for what that does not see.
-_CHECKS: dict[str, Callable[[BinaryIO, int], None]] = {
+# qemu-img check, and are looked at where that finds something wrong.
+_CHECKS: dict[str, Callable[[BinaryIO, int], list[str]]] = {
+    'qcow2': qcow2.check,
     'vdi': vdi.check,
     'vhd': vhd.check,
     'vhdx': vhdx.check,
@@ -40,14 +42,16 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], None]] = {
 
 
 def check(path: str, disk_format: str, size: int,
-          cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+          cancel: cancel_.Cancel = cancel_.NEVER) -> list[str]:
     """Refuse an image for its tables, before qemu sees it.
 
     :param size: of the file, in bytes
+    :returns: what its owner is to know
     :raises errors.DamagedImage: if they are not all there, or make no sense
     :raises errors.UnsafeImage: if they refer to other files
     :raises errors.TooLarge: if they are not worth the time
     """
-    if disk_format in _CHECKS:
-        with binary.opened(path, cancel) as f:
-            _CHECKS[disk_format](f, size)
+    if disk_format not in _CHECKS:
+        return []
+    with binary.opened(path, cancel) as f:
+        return _CHECKS[disk_format](f, size)

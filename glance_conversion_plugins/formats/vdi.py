@@ -56,7 +56,7 @@ class _Header(NamedTuple):
     parent: bytes
 
 
-def check(f: BinaryIO, size: int) -> None:
+def check(f: BinaryIO, size: int) -> list[str]:
     """Refuse an image for its tables, and for having a parent."""
     header = _Header(*_HEADER.unpack(binary.read(f, 0, _HEADER.size)))
     _check_header(header)
@@ -72,6 +72,7 @@ def check(f: BinaryIO, size: int) -> None:
         if seen[block]:
             raise binary.senseless('table of blocks')
         seen[block] = 1
+    return []
 
 
 def _check_header(header: _Header) -> None:

@@ -19,7 +19,7 @@ block/vpc.c, which trusts the first footer that it finds.
 """
 
 from array import array
-import os
+from collections.abc import Iterator
 import struct
 import sys
 from typing import BinaryIO
@@ -27,165 +27,186 @@ from typing import NamedTuple
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import binary
+from glance_conversion_plugins.formats import remarks
+from glance_conversion_plugins.formats import vhd_footer
 
 _SECTOR = 512
-_COOKIE = b'conectix'
-_FOOTER = struct.Struct('>8sIIQI4sI4sQQHBBII')
-_FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
-# Microsoft's tools before Virtual PC 2004 wrote a footer without its last
-# byte.
-_OLD_FOOTER = 511
-
 _DYNAMIC_COOKIE = b'cxsparse'
 _DYNAMIC_HEADER = struct.Struct('>8sQQIIII')
 _DYNAMIC_SIZE = 1024
+# Before a block of less than 4 KiB qemu expects no bitmap.
 _MIN_BLOCK, _MAX_BLOCK = 1 << 12, 1 << 28
 _UNUSED = 0xffffffff
 _MAX_DISK = 0xff000000 * _SECTOR    # 2040 GiB, as in qemu
 
-# Of all others qemu takes the size from the geometry, unless that is the
-# largest there is.
-_BY_SIZE = {b'win ', b'qem2', b'd2v ', b'tap\0', b'CTXS', b'wa\0\0'}
+# Whose guests saw what cylinders, heads and sectors come to. To everybody
+# else, and to Microsoft's specification, the disk is as large as the footer
+# says; qemu before version 10 cuts off the end of most.
+_BY_GEOMETRY = {b'vpc ', b'qemu'}
 _MAX_GEOMETRY = 65535 * 16 * 255
-# VirtualBox means the size that it writes; the geometry, rounded down, would
-# cut off the end of the disk, with its second partition table.
-_UNKNOWN_TO_QEMU = {b'vbox'}
 
 
-class _Footer(NamedTuple):
-    cookie: bytes
-    features: int
-    version: int
-    next: int               # where the dynamic header is
-    timestamp: int
-    creator: bytes
-    creator_version: int
-    creator_host: bytes
-    original_size: int
-    size: int               # of the disk, in bytes
-    cylinders: int
-    heads: int
-    sectors: int
-    type: int
-    checksum: int
+class _Table(NamedTuple):
+    """Where the blocks of a dynamic image are."""
+
+    offset: int             # of the table, in bytes
+    entries: int
+    block: int              # in bytes
 
     @property
-    def served(self) -> int:
-        """The size of the disk that is converted, in bytes."""
-        geometry = self.cylinders * self.heads * self.sectors
-        if (self.creator in _BY_SIZE | _UNKNOWN_TO_QEMU
-                or geometry == _MAX_GEOMETRY):
-            return self.size // _SECTOR * _SECTOR
-        return geometry * _SECTOR
+    def bitmap(self) -> int:
+        """What stands before the content of each block, in bytes."""
+        return -(-self.block // (8 * _SECTOR) // _SECTOR) * _SECTOR
 
 
-def check(f: BinaryIO, size: int) -> None:
-    """Refuse an image for its tables, and for having a parent."""
-    if size < _OLD_FOOTER:
+class _Layout(NamedTuple):
+    footer: vhd_footer.Footer
+    end: int                # where the last footer is, in bytes
+    table: _Table | None    # None: fixed
+    content_end: int        # of what belongs to the disk, in bytes
+
+
+class View(NamedTuple):
+    """How qemu is to look at a file."""
+
+    by_geometry: bool
+    virtual_size: int       # in bytes
+    length: int             # of the image in the file; 0: all of it
+
+
+def check(f: BinaryIO, size: int) -> list[str]:
+    """Refuse an image for its tables, and for having a parent.
+
+    :returns: what its owner is to know
+    """
+    layout = _read(f, size)
+    after = size - layout.end > _SECTOR
+    before = layout.table is None and layout.end - layout.content_end
+    return [remarks.BEYOND] if after or before else []
+
+
+def view(f: BinaryIO, size: int) -> View:
+    """How qemu is to look at an image that was checked."""
+    layout = _read(f, size)
+    by_geometry = _is_by_geometry(f, layout)
+    footer = layout.footer
+    # qemu looks for the footer of a fixed image at the end of the file.
+    after = layout.table is None and size - layout.end > _SECTOR
+    return View(by_geometry, footer.geometry if by_geometry else footer.whole,
+                layout.end + _SECTOR if after else 0)
+
+
+def _read(f: BinaryIO, size: int) -> _Layout:
+    if size < vhd_footer.SHORTEST:
         raise binary.truncated()
-    if binary.read(f, 0, len(_COOKIE)) != _COOKIE:
-        _check_fixed(_footer(f, size - _SECTOR), size)
-        return
-    footer = _footer(f, 0)
-    if footer.type == _DIFFERENCING:
+    if binary.read(f, 0, len(vhd_footer.COOKIE)) != vhd_footer.COOKIE:
+        return _read_fixed(f, size)
+    footer = vhd_footer.read(f, 0)
+    if footer.type == vhd_footer.DIFFERENCING:
         raise errors.UnsafeImage(
             'The image is refused: it holds only the changes to another '
             'image; convert it into a standalone image and upload that.')
-    if footer.type != _DYNAMIC:
+    if footer.type != vhd_footer.DYNAMIC:
         raise binary.senseless('header')
-    end = _check_end(f, size, footer)
-    _check_dynamic(f, end, footer)
+    table = _read_table(f, footer)
+    content_end = _content_end(f, table, size)
+    return _Layout(footer, _find_end(f, size, footer, content_end), table,
+                   content_end)
 
 
-def is_fixed(path: str) -> bool:
-    """Say whether a file is a raw disk with the footer of a fixed VHD."""
-    footer = _last_footer(path)
-    return footer is not None and footer.type == _FIXED
-
-
-def is_cut_by_qemu(path: str) -> bool:
-    """Say whether qemu has to be told to take the size from the footer."""
-    footer = _last_footer(path)
-    return footer is not None and footer.creator in _UNKNOWN_TO_QEMU
-
-
-def _last_footer(path: str) -> _Footer | None:
-    size = os.path.getsize(path)
-    with open(path, 'rb') as f:
-        try:
-            return _footer(f, max(0, size - _SECTOR))
-        except errors.DamagedImage:
-            return None
-
-
-def _footer(f: BinaryIO, offset: int, length: int = _SECTOR) -> _Footer:
-    data = binary.read(f, offset, length)
-    footer = _Footer(*_FOOTER.unpack_from(data))
-    _check_sum(data, 64, footer.checksum)
-    if footer.cookie != _COOKIE:
+def _read_fixed(f: BinaryIO, size: int) -> _Layout:
+    found = vhd_footer.find_fixed(f, size)
+    if found is None:
         raise binary.senseless('footer')
-    return footer
-
-
-def _check_sum(data: bytes, at: int, expected: int) -> None:
-    """Compare the sum of all bytes but those of the sum itself."""
-    total = sum(data) - sum(data[at:at + 4])
-    if ~total & 0xffffffff != expected:
-        raise errors.DamagedImage(
-            'The image is damaged: its header has a wrong checksum.')
-
-
-def _check_fixed(footer: _Footer, size: int) -> None:
-    if footer.type != _FIXED:
-        raise binary.senseless('footer')
-    content = size - _SECTOR
+    end, footer = found
     # The footer itself, and zeros after it, would become content.
-    if footer.size > content or footer.served > content:
+    if footer.size > end:
         raise binary.truncated()
-    if footer.size < content:
-        raise binary.senseless('footer')
+    return _Layout(footer, end, None, footer.whole)
 
 
-def _check_end(f: BinaryIO, size: int, first: _Footer) -> int:
-    """See that the file ends with what it begins with, and tell where.
+def _find_end(f: BinaryIO, size: int, first: vhd_footer.Footer, start: int
+              ) -> int:
+    """See that a file ends with what it begins with, and tell where.
 
     A file that was cut has lost this, whatever else it has lost.
+
+    :param start: where its last block ends, in bytes
     """
-    for length in (_SECTOR, _OLD_FOOTER):
-        try:
-            last = _footer(f, size - length, length)
-        except errors.DamagedImage:
-            continue
+    for place, last in vhd_footer.candidates(f, size, start):
         if (last.type, last.size) != (first.type, first.size):
             raise binary.senseless('footer')
-        return size - length
+        return place
     raise binary.truncated()
 
 
-def _check_dynamic(f: BinaryIO, end: int, footer: _Footer) -> None:
+def _read_table(f: BinaryIO, footer: vhd_footer.Footer) -> _Table:
     data = binary.read(f, footer.next, _DYNAMIC_SIZE)
     cookie, _, table, _, entries, block, checksum = (
         _DYNAMIC_HEADER.unpack_from(data))
-    _check_sum(data, 36, checksum)
+    vhd_footer.check_sum(data, 36, checksum)
     if (cookie != _DYNAMIC_COOKIE or block & block - 1
             or not _MIN_BLOCK <= block <= _MAX_BLOCK
             or entries > _MAX_DISK // block
-            or entries * block < max(footer.size, footer.served)):
+            or entries * block < footer.size):
         raise binary.senseless('header')
-    if table + entries * 4 > end:
+    return _Table(table, entries, block)
+
+
+def _content_end(f: BinaryIO, table: _Table, size: int) -> int:
+    """Where the last of the table and the blocks ends, in bytes."""
+    highest = -1
+    if table.offset + table.entries * 4 > size:
         raise binary.truncated()
-    bitmap = -(-block // (8 * _SECTOR) // _SECTOR) * _SECTOR
-    _check_blocks(f, table, entries, (end - bitmap - block) // _SECTOR)
-
-
-def _check_blocks(f: BinaryIO, table: int, entries: int, highest: int) -> None:
-    """Look for a block after the highest sector where one can begin."""
     step = 1 << 16
-    for first in range(0, entries, step):
-        count = min(step, entries - first)
-        numbers = array('I', binary.read(f, table + first * 4, count * 4))
-        if sys.byteorder == 'little':
-            numbers.byteswap()
+    for first in range(0, table.entries, step):
+        numbers = _numbers(f, table, first, min(step, table.entries - first))
         used = (n for n in numbers if n != _UNUSED)
-        if max(used, default=highest) > highest:
-            raise binary.truncated()
+        highest = max(highest, max(used, default=-1))
+    end = table.offset + table.entries * 4
+    if highest >= 0:
+        end = max(end, highest * _SECTOR + table.bitmap + table.block)
+    if end > size:
+        raise binary.truncated()
+    return end
+
+
+def _numbers(f: BinaryIO, table: _Table, first: int, count: int
+             ) -> 'array[int]':
+    """Entries of the table: the first sector of each block."""
+    numbers = array('I', binary.read(f, table.offset + first * 4, count * 4))
+    if sys.byteorder == 'little':
+        numbers.byteswap()
+    return numbers
+
+
+def _is_by_geometry(f: BinaryIO, layout: _Layout) -> bool:
+    """Say whether a disk ends where its geometry does.
+
+    Only if the footer's size is the same, rounded up, and nothing is stored
+    in what is cut off: some tools call themselves Virtual PC, and mean the
+    size.
+    """
+    footer = layout.footer
+    rest = footer.whole - footer.geometry
+    return (footer.creator in _BY_GEOMETRY
+            and footer.geometry != _MAX_GEOMETRY * _SECTOR
+            and 0 < rest < footer.heads * footer.sectors * _SECTOR
+            and not any(any(piece) for piece in _stored(
+                f, layout, footer.geometry, footer.whole)))
+
+
+def _stored(f: BinaryIO, layout: _Layout, start: int, end: int
+            ) -> Iterator[bytes]:
+    """What is stored of a part of a disk."""
+    table = layout.table
+    if table is None:
+        yield binary.read(f, start, end - start)
+        return
+    for number in range(start // table.block, -(-end // table.block)):
+        sector = _numbers(f, table, number, 1)[0]
+        first = number * table.block
+        begin, stop = max(start, first), min(end, first + table.block)
+        if sector != _UNUSED:
+            yield binary.read(f, sector * _SECTOR + table.bitmap + begin
+                              - first, stop - begin)

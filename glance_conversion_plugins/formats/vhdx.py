@@ -12,10 +12,9 @@
 
 """The tables of a vhdx image.
 
-Two headers, of which the younger counts; a table of regions; in one of those
-the properties of the disk, in another its table of blocks. The layout is that
-of Microsoft's [MS-VHDX]; qemu reads the first table of regions only, and so
-does this.
+A header, see ``vhdx_log``; a table of regions; in one of those the properties
+of the disk, in another its table of blocks. The layout is that of Microsoft's
+[MS-VHDX]; qemu reads the first table of regions only, and so does this.
 """
 
 from array import array
@@ -33,10 +32,6 @@ _SECTOR = 512
 _KIB = 1024
 _MIB = 1024 * _KIB
 
-_COOKIE = b'vhdxfile'
-_HEADERS = 64 * _KIB, 128 * _KIB
-_HEADER_SIZE = 4 * _KIB
-_HEADER = struct.Struct('<4sIQ16s16s16s')
 _REGIONS = 192 * _KIB
 _TABLE_SIZE = 64 * _KIB
 _REGION = struct.Struct('<16sQII')
@@ -86,9 +81,8 @@ class _Disk(NamedTuple):
         return (_MIB << 3) * _SECTOR // self.block
 
 
-def check(f: BinaryIO, size: int) -> None:
-    """Refuse an image for its tables, its log, or for having a parent."""
-    _check_log(f)
+def check(f: BinaryIO, size: int) -> list[str]:
+    """Refuse an image for its tables, or for having a parent."""
     disk = _disk(f, size)
     for number, entry in _entries(f, disk):
         state = entry & _STATE
@@ -100,6 +94,7 @@ def check(f: BinaryIO, size: int) -> None:
         length = min(disk.block, disk.size - number * disk.block)
         if (entry & _OFFSET) + length > size:
             raise binary.truncated()
+    return []
 
 
 def data_extents(f: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
@@ -123,28 +118,6 @@ def data_extents(f: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
         end = min(offset + disk.block, disk.size)
     if end > start:
         yield start, end - start
-
-
-def _check_log(f: BinaryIO) -> None:
-    """See that nothing waits to be written to its place.
-
-    qemu would have to write to do that, and only reads here.
-    """
-    if binary.read(f, 0, len(_COOKIE)) != _COOKIE:
-        raise binary.senseless('header')
-    valid = []
-    for offset in _HEADERS:
-        data = binary.read(f, offset, _HEADER_SIZE)
-        magic, checksum, sequence, _, _, log = _HEADER.unpack_from(data)
-        blank = data[:4] + bytes(4) + data[8:]
-        if magic == b'head' and _crc32c(blank) == checksum:
-            valid.append((sequence, log))
-    if not valid:
-        raise binary.senseless('header')
-    if any(max(valid)[1]):
-        raise errors.DamagedImage(
-            'The image was not closed properly; open it and close it with '
-            'the program that made it, and upload it again.')
 
 
 def _disk(f: BinaryIO, size: int) -> _Disk:
@@ -227,20 +200,3 @@ def _entries(f: BinaryIO, disk: _Disk) -> Iterator[tuple[int, int]]:
             if sys.byteorder == 'big':
                 numbers.byteswap()
             yield from enumerate(numbers, at)
-
-
-def _crc32c(data: bytes) -> int:
-    crc = 0xffffffff
-    for byte in data:
-        crc = _CRC[(crc ^ byte) & 0xff] ^ crc >> 8
-    return crc ^ 0xffffffff
-
-
-def _crc_table() -> Iterator[int]:
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82f63b78 if value & 1 else 0)
-        yield value
-
-
-_CRC = tuple(_crc_table())

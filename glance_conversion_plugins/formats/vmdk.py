@@ -20,7 +20,6 @@ qemu's block/vmdk.c.
 
 from array import array
 from collections.abc import Iterator
-import re
 import struct
 import sys
 from typing import BinaryIO
@@ -28,6 +27,8 @@ from typing import NamedTuple
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import binary
+from glance_conversion_plugins.formats import remarks
+from glance_conversion_plugins.formats import vmdk_text
 
 _SECTOR = 512
 _MAGIC = b'KDMV'
@@ -39,17 +40,22 @@ _MIN_GRAIN = 8                  # in sectors, as in the specification
 _MAX_TABLE = 512                # entries of a grain table, as in qemu
 _MAX_DIRECTORY = 1 << 21        # entries; with common tables that is 64 TiB
 
-_DESCRIPTOR = 512               # where it begins; the inspectors see to it
+_DESCRIPTOR = 512               # where it begins, as qemu and others expect
 # What qemu reads of a descriptor to find a parent, whatever the header says.
 _QEMU_DESCRIPTOR = 20 * _SECTOR
 _MAX_DESCRIPTOR = (1 << 20) - 1
 
-_EXTENT = re.compile(r'(?:rw|rdonly|noaccess)\s+\S+\s+(\S+)')
-_PARENT_ID = re.compile(r'^\s*parentcid\s*=\s*"?([^"\s]*)', re.MULTILINE)
-_NO_PARENT = 'ffffffff'
+# What ends a stream: a marker, the footer, and a marker of zeros.
+_FOOTER_MARKER = struct.pack('<II', 0, 3) + bytes(496)
+_FOOTER_SIZE = 3 * _SECTOR
+# How far from the end of the file it is looked for, in bytes.
+_WINDOW = 4 << 20
 
+_NO_FOOTER = ('The image is damaged or truncated: its footer is missing, or '
+              'does not agree with its header.')
 # What a footer may not say otherwise than the header.
-_SAME = ('magic', 'capacity', 'grain', 'table_entries', 'compression')
+_SAME = ('magic', 'version', 'capacity', 'grain', 'descriptor',
+         'descriptor_size', 'table_entries', 'compression')
 
 
 class _Header(NamedTuple):
@@ -72,53 +78,76 @@ class _Header(NamedTuple):
         return self.table_entries * self.grain
 
 
-def check(f: BinaryIO, size: int) -> None:
+def check(f: BinaryIO, size: int) -> list[str]:
     """Refuse an image for its tables, and for naming other files.
 
     :param size: of the file, in bytes
+    :returns: what its owner is to know
     """
     first = header = _read(f, 0)
-    if first.magic != _MAGIC:
-        raise _refused('it is only a description that names other files')
     _check_header(first)
-    if first.directory == _GD_AT_END:
-        header = _footer(f, size, first)
     _check_descriptor(f, size, first)
-    for start, sectors in _grains(f, size, header):
+    end = size
+    if first.directory == _GD_AT_END:
+        end = _stream_end(f, size)
+        header = _footer(f, end, first)
+    for start, sectors in _grains(f, end, header):
         # How long a compressed grain is shows when it is decoded.
         length = 1 if header.compression else sectors * _SECTOR
-        if start * _SECTOR + length > size:
+        if start * _SECTOR + length > end:
             raise binary.truncated()
+    return [] if end == size else [remarks.BEYOND]
+
+
+def image_length(f: BinaryIO, size: int) -> int:
+    """How long an image that was checked is in its file; 0: all of that."""
+    if _read(f, 0).directory != _GD_AT_END:
+        return 0
+    # qemu looks for the footer at the end of the file.
+    end = _stream_end(f, size)
+    return 0 if end == size else end
 
 
 def _read(f: BinaryIO, offset: int) -> _Header:
     return _Header(*_HEADER.unpack(binary.read(f, offset, _HEADER.size)))
 
 
-def _footer(f: BinaryIO, size: int, first: _Header) -> _Header:
-    """Read the header that stands at the end of a stream.
+def _stream_end(f: BinaryIO, size: int) -> int:
+    """Where a stream ends; tools that align append to it."""
+    start = max(0, size - _WINDOW) // _SECTOR * _SECTOR
+    f.seek(start)
+    data = f.read(_WINDOW + _SECTOR)
+    at = len(data)
+    while (at := data.rfind(_MAGIC, 0, at)) >= 0:
+        place = at - _SECTOR
+        if (not at % _SECTOR and place >= 0
+                and data[place + 8:at] == _FOOTER_MARKER
+                and data[at + _SECTOR:at + 2 * _SECTOR] == bytes(_SECTOR)):
+            return start + place + _FOOTER_SIZE
+    raise errors.DamagedImage(_NO_FOOTER)
 
-    qemu looks for it from the last whole sector, the inspectors from the last
-    byte; so both must be the same.
-    """
-    if size % _SECTOR or size < 4 * _SECTOR:
-        raise binary.truncated()
-    footer = _read(f, size - 2 * _SECTOR)
+
+def _footer(f: BinaryIO, end: int, first: _Header) -> _Header:
+    """Read the header that stands at the end of a stream."""
+    footer = _read(f, end - 2 * _SECTOR)
     if footer.directory == _GD_AT_END or any(
             getattr(first, field) != getattr(footer, field)
             for field in _SAME):
-        raise errors.DamagedImage(
-            'The image is damaged or truncated: its footer does not agree '
-            'with its header.')
+        raise errors.DamagedImage(_NO_FOOTER)
     return footer
 
 
 def _check_header(header: _Header) -> None:
+    if header.magic == _MAGIC and not header.descriptor:
+        raise vmdk_text.refused(vmdk_text.PART)
     # Of a disk of no size qemu believes the descriptor, and opens whatever
     # files that names.
     if not header.capacity:
-        raise _refused('its disk has no size of its own')
-    if (header.compression not in (0, 1) or header.grain & header.grain - 1
+        raise vmdk_text.refused('its disk has no size of its own')
+    if (header.magic != _MAGIC or header.version not in (1, 2, 3)
+            or header.descriptor * _SECTOR != _DESCRIPTOR
+            or header.compression not in (0, 1)
+            or header.grain & header.grain - 1
             or not _MIN_GRAIN <= header.grain <= _MAX_GRAIN
             or not 0 < header.table_entries <= _MAX_TABLE
             or -(-header.capacity // header.reach) > _MAX_DIRECTORY):
@@ -126,16 +155,10 @@ def _check_header(header: _Header) -> None:
 
 
 def _check_descriptor(f: BinaryIO, size: int, header: _Header) -> None:
-    length = max(_QEMU_DESCRIPTOR,
-                 min(header.descriptor_size * _SECTOR, _MAX_DESCRIPTOR))
-    data = binary.read(f, _DESCRIPTOR, min(length, size - _DESCRIPTOR))
-    text = data.partition(b'\0')[0].decode('latin-1').lower()
-    if ('parentfilenamehint' in text
-            or set(_PARENT_ID.findall(text)) - {_NO_PARENT}):
-        raise _refused('it holds only the changes to another image')
-    found = (_EXTENT.match(line.strip()) for line in text.split('\n'))
-    if [match[1] for match in found if match] != ['sparse']:
-        raise _refused('its descriptor names other files')
+    count = max(_QEMU_DESCRIPTOR,
+                min(header.descriptor_size * _SECTOR, _MAX_DESCRIPTOR))
+    data = binary.read(f, _DESCRIPTOR, min(count, size - _DESCRIPTOR))
+    vmdk_text.check(data)
 
 
 def _grains(f: BinaryIO, size: int, header: _Header
@@ -187,9 +210,3 @@ def _array(data: bytes) -> 'array[int]':
     if sys.byteorder == 'big':
         numbers.byteswap()
     return numbers
-
-
-def _refused(why: str) -> errors.UnsafeImage:
-    return errors.UnsafeImage(
-        f'The image is refused: {why}; convert it into a single sparse file '
-        'and upload that.')

@@ -98,23 +98,25 @@ def execute(action: decision.Action, context: Context) -> Result:
     if action is decision.Action.DIRECT:
         return _direct(context)
     if action is decision.Action.STAGE:
-        return _stage(context)
+        return _stage(context, _info(context))
     return _inspect(context)
 
 
 def _info(context: Context) -> inspection.ImageInfo:
-    with context.conversion.clock.run('inspect'):
-        return inspection.inspect(
-            context.path, context.declaration.disk_format, options.policy(),
-            context.conversion.cancel)
+    return convert.inspect(context.path, context.declaration.disk_format,
+                           options.policy(), context.conversion)
 
 
 def _inspect(context: Context) -> Result:
     info = _info(context)
+    if not info.keeps_rules:
+        # Glance would refuse it as it is; what qemu writes it takes.
+        return _stage(context, info)
     convert.check(info, context.conversion)
     return Result(context.path, info.disk_format, info.file_size,
                   info.virtual_size,
-                  f'Inspected; it is {info.disk_format} already')
+                  f'Inspected; it is {info.disk_format} already'
+                  + _remarks(context))
 
 
 def _direct(context: Context) -> Result:
@@ -144,8 +146,8 @@ def _offer(request: image_.ImportRequest, size: int, found: digest.Digest,
         adoption.offer(store_id, request.image_id, request.task_id, outcome)
 
 
-def _stage(context: Context) -> Result:
-    info, target = _info(context), options.output_format()
+def _stage(context: Context, info: inspection.ImageInfo) -> Result:
+    target = options.output_format()
     if target == 'raw':
         context.image.check_quota(info.virtual_size)
     path = context.converted_path
@@ -169,4 +171,8 @@ def _message(context: Context, info: inspection.ImageInfo, target: str
     return (f'Converted {info.disk_format} to {target}: '
             f'{units.amount(info.virtual_size)}, '
             f'{units.amount(progress.written)} of data, in '
-            f'{units.duration(progress.elapsed)}')
+            f'{units.duration(progress.elapsed)}' + _remarks(context))
+
+
+def _remarks(context: Context) -> str:
+    return ''.join(f'. {remark}' for remark in context.conversion.remarks)

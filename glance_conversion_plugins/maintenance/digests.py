@@ -42,7 +42,7 @@ LOG = logging.getLogger(__name__)
 # How often those who compute digests say that they still do.
 _BEAT_SECONDS = 60
 # How often they look whether the image is still there.
-_LOOK_SECONDS = 2
+_LOOK_SECONDS = 4
 
 # Deferred digests of one process are computed one after the other: they take
 # two cores each, and nobody waits for them.

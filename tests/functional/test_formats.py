@@ -21,6 +21,10 @@ import uuid
 import pytest
 
 from tests.functional import support
+from tests.hostile import build
+from tests.hostile import qcow2
+from tests.hostile import vhdx
+from tests.hostile import vmdk
 
 MIB = support.MIB
 
@@ -96,6 +100,53 @@ def test_formats_by_way_of_staging(glance, images, variant):
     assert_raw(image, raw)
     assert support.digests(file_of(glance, image, 'local')
                            ) == support.digests(raw)
+    support.wait_for(lambda: glance.staged() == [], 5)
+
+
+# What people's tools leave, and what the owner is told of it.
+def uncounted(images):
+    """As after a crash of the machine that used it."""
+    path, raw = images.qcow2('uncounted')
+    data = path.read_bytes()
+    table = qcow2.number(data, qcow2.REFCOUNTS)
+    path.write_bytes(build.patched(
+        data, (qcow2.number(data, table), bytes(64))))
+    return path, 'qcow2', raw
+
+
+def unreplayed(images):
+    path, disk_format, raw = made(images, 'vhdx-dynamic')
+    data = path.read_bytes()
+    table = vhdx.region(data, 'blocks')
+    entry = vhdx.Entry(((table, data[table:table + 4096]),))
+    path.write_bytes(vhdx.with_log(
+        build.patched(data, (table, bytes(4096))), entry))
+    return path, disk_format, raw
+
+
+def appended(images):
+    path, raw = images.folder / 'stream.vmdk', images.folder / 'raw'
+    path.write_bytes(vmdk.stream(32 * MIB) + b'# made by a tool')
+    raw.write_bytes(build.content(32 * MIB))
+    return path, 'vmdk', raw
+
+
+CROOKED = {
+    uncounted: 'Its reference counts do not agree',
+    unreplayed: 'what its log held was written to its place',
+    appended: 'what is before or after its footer was left out',
+}
+
+
+@pytest.mark.parametrize('stores', [('ceph', 'files'), ('local',)],
+                         ids=['direct', 'staged'])
+@pytest.mark.parametrize('make', CROOKED, ids=lambda make: make.__name__)
+def test_what_is_not_as_it_should_be(glance, images, make, stores):
+    path, disk_format, raw = make(images)
+    image = glance.imported(path, disk_format, stores=stores)
+    assert_raw(image, raw)
+    glance.expect_message(image['id'], CROOKED[make])
+    assert glance.message(image['id']).startswith('Converted ')
     support.wait_for(lambda: glance.staged() == [], 5)
 
 
@@ -266,12 +317,25 @@ def test_every_output_format(glance, configure, images, output, tmp_path):
 def test_what_has_the_output_format_is_inspected_and_kept(glance, configure,
                                                           images):
     configure(conversion={'output_format': 'qcow2'})
-    qcow2, raw = images.qcow2('kept')
-    image = glance.imported(qcow2, stores=('ceph', 'local'))
+    path, raw = images.qcow2('kept')
+    image = glance.imported(path, stores=('ceph', 'local'))
     assert image['disk_format'] == 'qcow2'
-    assert image['os_hash_value'] == support.digests(qcow2)[1]
+    assert image['os_hash_value'] == support.digests(path)[1]
     assert image['virtual_size'] == raw.stat().st_size
     subprocess.run(['qemu-img', 'rebase', '-u', '-b', '/etc/hostname', '-F',
-                    'raw', qcow2], check=True)
-    _, message = glance.refused(qcow2, stores=('ceph', 'local'))
+                    'raw', path], check=True)
+    _, message = glance.refused(path, stores=('ceph', 'local'))
     assert 'refers to a backing file' in message
+
+
+def test_what_glance_would_refuse_is_written_anew(glance, configure, images):
+    """Of extended entries its own inspection says unknown features."""
+    configure(conversion={'output_format': 'qcow2'})
+    path, raw = images.qcow2('extended', '-o', 'extended_l2=on')
+    image = glance.imported(path, stores=('ceph', 'local'))
+    assert image['disk_format'] == 'qcow2'
+    assert image['os_hash_value'] != support.digests(path)[1]
+    assert image['virtual_size'] == raw.stat().st_size
+    back = images.folder / 'back'
+    convert(file_of(glance, image, 'local'), 'qcow2', back, 'raw')
+    assert support.digests(back) == support.digests(raw)

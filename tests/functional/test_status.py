@@ -18,8 +18,11 @@ import os
 
 import pytest
 
+from glance_conversion_plugins.formats import remarks
 from tests.functional import support
 from tests.functional import test_sparse
+from tests.hostile import vhd
+from tests.hostile import vhdx
 
 MIB = support.MIB
 SOUND = {'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd, files:sparse_file'},
@@ -157,6 +160,22 @@ def test_inspect_says_what_an_import_would_come_to(commands, images):
                         '--store', 'local')
     assert 'inspected, and kept as it is: local' in done.stdout
     assert 'to be stored: 256 MiB\n' in done.stdout
+
+
+def test_inspect_finds_the_format_and_makes_remarks(commands, tmp_path):
+    path = tmp_path / 'image'
+    path.write_bytes(vhd.fixed()[:-512] + bytes(MIB) + vhd.fixed()[-512:])
+    done = commands.run('glance-conversion-manage', 'inspect', path)
+    assert done.returncode == 0, done.stderr
+    assert 'format: vhd\n' in done.stdout
+    assert f'remark: {remarks.BEYOND}\n' in done.stdout
+    data = vhdx.with_log(vhdx.plain(), vhdx.Entry(((3 * MIB, bytes(4096)),)))
+    path.write_bytes(data)
+    done = commands.run('glance-conversion-manage', 'inspect', path)
+    assert done.returncode == 0, done.stderr
+    assert f'remark: {remarks.LOG}\n' in done.stdout
+    assert 'verdict: it would be imported, if ' in done.stdout
+    assert path.read_bytes() == data
 
 
 def test_inspect_refuses_in_the_words_of_an_import(commands, images,

@@ -32,7 +32,7 @@ from tests.hostile import vmdk
 # claims to be. One with a part of a header may be of several.
 REFUSED = (errors.DamagedImage, errors.FormatMismatch, errors.UnsafeImage)
 WORDS = ('truncated|damaged|declared as|not certain|footer'
-         '|names other files')
+         '|names other files|several files')
 
 IMAGES = {
     'qcow2': lambda: build.image('qcow2'),

@@ -69,7 +69,6 @@ def _valid():
         'mbr': lambda: mbr() + build.noise(100_000), 'gpt': gpt,
         'holes': lambda: build.content(5 * MIB),
         'text-of-an-odd-size': lambda: b'A\n' * 50_001,
-        'fixed-vhd': lambda: build.image('vhd', 'subformat=fixed'),
         # Nobody looks there.
         'qcow2-inside': lambda: build.noise(64 * KIB) + qcow2.plain(),
     }.items():
@@ -129,6 +128,8 @@ def _nested():
     yield case('qcow2-inside-a-fixed-vhd', 'vhd', lambda: build.converted(
         qcow2.plain(), 'vhd', ('subformat=fixed',)), MISMATCH,
         'content is qcow2')
+    yield case('raw-that-is-a-fixed-vhd', 'raw', lambda: build.image(
+        'vhd', 'subformat=fixed'), MISMATCH, 'content is vhd')
     yield case('vhd-inside-a-fixed-vhd', 'vhd', lambda: build.converted(
         build.image('vhd', 'force_size=on'), 'vhd', ('subformat=fixed',)),
         DAMAGED, 'makes no sense')

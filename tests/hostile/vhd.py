@@ -45,14 +45,48 @@ def footer(size: int, kind: int = 2, creator: bytes = b'win ',
     return summed(data.ljust(512, b'\0'), 64)
 
 
-def fixed(size: int = 5 * MIB, **kwargs) -> bytes:
-    return build.content(size) + footer(size, **kwargs)
+def fixed(size: int = 5 * MIB, disk: bytes = b'', **kwargs) -> bytes:
+    return (disk or build.content(size)) + footer(size, **kwargs)
+
+
+def dynamic_disk(size: int = 5 * MIB) -> bytes:
+    """What dynamic() is an image of by default."""
+    block = 2 * MIB
+    return b''.join((build.noise(block, 0), bytes(block),
+                     build.noise(block, 1)))[:size]
+
+
+def _blocks(disk: bytes, block: int, start: int) -> tuple[list[int], bytes]:
+    """A table and its blocks, for those of a disk that are not zeros."""
+    bitmap = b'\xff' * (-(-block // 4096 // 512) * 512)
+    numbers, body = [], bytearray()
+    for at in range(0, len(disk), block):
+        piece = disk[at:at + block].ljust(block, b'\0')
+        used = any(piece)
+        numbers.append(start + len(body) // 512 if used else 0xffffffff)
+        body += bitmap + piece if used else b''
+    return numbers, bytes(body)
+
+
+def _dynamic_of(disk: bytes, block: int, **kwargs) -> bytes:
+    """A dynamic image of a disk."""
+    count = -(-len(disk) // block)
+    table = -(-count * 4 // 512)
+    numbers, body = _blocks(disk, block, TABLE // 512 + table)
+    data = dynamic(entries=count, block=block, size=len(disk),
+                   numbers=tuple(numbers), **kwargs)
+    head = data[:TABLE] + b''.join(map(be32, numbers)).ljust(
+        table * 512, b'\xff')
+    return head + body + data[-512:]
 
 
 def dynamic(kind: int = 3, entries: int = 3, block: int = 2 * MIB,
             table: int = TABLE, numbers: tuple[int, ...] = (),
-            size: int = 5 * MIB, parent: bytes = b'', **kwargs) -> bytes:
+            size: int = 5 * MIB, parent: bytes = b'', disk: bytes = b'',
+            **kwargs) -> bytes:
     """A dynamic image whose blocks are sectors of the file."""
+    if disk:
+        return _dynamic_of(disk, block, **kwargs)
     head = footer(size, kind, following=DYNAMIC_HEADER, **kwargs)
     header = struct.pack('>8sQQIIII', b'cxsparse', (1 << 64) - 1, table,
                          0x10000, entries, block, 0)
@@ -87,13 +121,6 @@ def _header(at: int, new: bytes) -> bytes:
 
 
 def _valid():
-    for creator in (b'vpc ', b'vs  ', b'win ', b'tap\0', b'd2v ', b'qemu',
-                    b'qem2', b'CTXS', b'wa\0\0'):
-        name = creator.decode().strip('\0 ')
-        yield case(f'vhd-dynamic-by-{name}', 'vhd',
-                   lambda c=creator: dynamic(creator=c))
-        yield case(f'vhd-fixed-by-{name}', 'vhd',
-                   lambda c=creator: fixed(creator=c))
     yield case('vhd-with-a-footer-of-511-bytes', 'vhd',
                lambda: dynamic()[:-1])
     yield case('vhd-with-small-blocks', 'vhd', lambda: dynamic(
@@ -163,15 +190,9 @@ def _hostile_fixed():
                lambda: fixed()[:MIB] + footer(5 * MIB), DAMAGED, 'truncated')
     yield case('vhd-fixed-cut-at-its-end', 'vhd', lambda: fixed()[:-512],
                errors.FormatMismatch, 'content is raw')
-    yield case('vhd-fixed-and-more', 'vhd',
-               lambda: fixed() + bytes(512) + footer(5 * MIB),
-               DAMAGED, 'makes no sense')
     yield case('vhd-fixed-with-a-wrong-checksum', 'vhd',
                lambda: build.patched(fixed(), (-1, b'x')),
                errors.FormatMismatch, 'content is raw')
-    yield case('vhd-fixed-with-geometry-beyond-its-end', 'vhd',
-               lambda: fixed(creator=b'vpc ', geometry=(100, 16, 63)),
-               DAMAGED, 'truncated')
     yield case('vhd-of-changes-without-a-header', 'vhd',
                lambda: fixed(kind=4), errors.FormatMismatch,
                'content is raw')

@@ -15,6 +15,8 @@
 """VHDX images, and what is wrong with some of them."""
 
 import functools
+import struct
+from typing import NamedTuple
 import uuid
 
 from glance_conversion_plugins import errors
@@ -27,6 +29,7 @@ from tests.hostile.build import MIB
 
 HEADERS = 64 * KIB, 128 * KIB
 REGIONS = 192 * KIB
+LOG = b'L' * 16
 
 GUIDS = {
     'blocks': '2dc27766-f623-4200-9d64-115e9bfd4a08',
@@ -114,9 +117,52 @@ def block_changed(block: int, new: int) -> bytes:
                                 le64(new)))
 
 
-def _both(at: int, new: bytes) -> bytes:
+def both(data: bytes, at: int, new: bytes) -> bytes:
     """Change both headers."""
-    return summed(plain(), *((h + at, new) for h in HEADERS))
+    return summed(data, *((h + at, new) for h in HEADERS))
+
+
+def named(data: bytes) -> bytes:
+    """Give the log a name, as while an image is in use."""
+    return both(data, 48, LOG)
+
+
+class Entry(NamedTuple):
+    """What one entry of a log says."""
+
+    sectors: tuple[tuple[int, bytes], ...]          # place, 4 KiB
+    zeros: tuple[tuple[int, int], ...] = ()         # place, length
+    last: int = 0           # size that the file has to have; 0: what it has
+
+
+def with_log(data: bytes, *entries: Entry, guid: bytes = LOG) -> bytes:
+    """Give an image a log that waits to be replayed."""
+    data = named(data)
+    at = start = number(data, HEADERS[0] + 72)
+    tail = at - start
+    for sequence, entry in enumerate(entries, 7):
+        packed = _packed(entry, sequence, tail, guid, len(data))
+        data = build.patched(data, (at, packed))
+        at += len(packed)
+    return data
+
+
+def _packed(entry: Entry, sequence: int, tail: int, guid: bytes, size: int
+            ) -> bytes:
+    descriptors = [struct.pack('<4sIQQQ', b'zero', 0, length, place, sequence)
+                   for place, length in entry.zeros]
+    body = b''
+    for place, sector in entry.sectors:
+        descriptors.append(
+            b'desc' + sector[-4:] + sector[:8]
+            + struct.pack('<QQ', place, sequence))
+        body += (b'data' + struct.pack('<I', sequence >> 32) + sector[8:-4]
+                 + struct.pack('<I', sequence & 0xffffffff))
+    length = 4096 + len(body)
+    head = struct.pack('<4sIIIQI4x16sQQ', b'loge', 0, length, tail, sequence,
+                       len(descriptors), guid, size, entry.last or size)
+    packed = (head + b''.join(descriptors)).ljust(4096, b'\0') + body
+    return build.patched(packed, (4, le32(crc32c(packed))))
 
 
 def _valid():
@@ -129,6 +175,11 @@ def _valid():
                    lambda s=state: block_changed(0, s))
     yield case('vhdx-with-one-header', 'vhdx', lambda: build.patched(
         plain(), (HEADERS[0], bytes(4))))
+    yield case('vhdx-with-an-empty-log', 'vhdx', lambda: named(plain()))
+    yield case('vhdx-with-an-empty-log-in-its-younger-header', 'vhdx',
+               lambda: summed(plain(), (HEADERS[0] + 8, le64(1)),
+                              (HEADERS[1] + 8, le64(2)),
+                              (HEADERS[1] + 48, LOG)))
     yield case('vhdx-with-two-equal-blocks', 'vhdx', lambda: block_changed(
         1, number(plain(), region(plain(), 'blocks'))))
 
@@ -136,13 +187,18 @@ def _valid():
 def _hostile():
     yield case('vhdx-with-a-parent', 'vhdx', lambda: item_changed(
         'parameters', le32(2), 4), UNSAFE, 'changes')
-    yield case('vhdx-not-closed', 'vhdx', lambda: _both(48, b'L' * 16),
-               DAMAGED, 'closed properly')
-    yield case('vhdx-not-closed-in-its-younger-header', 'vhdx',
-               lambda: summed(plain(), (HEADERS[0] + 8, le64(1)),
-                              (HEADERS[1] + 8, le64(2)),
-                              (HEADERS[1] + 48, b'L' * 16)),
-               DAMAGED, 'closed properly')
+    yield case('vhdx-log-for-a-place-outside', 'vhdx', lambda: with_log(
+        plain(), Entry(((1 << 40, b'x' * 4096),))), DAMAGED,
+        'can not be replayed')
+    yield case('vhdx-log-that-makes-a-huge-file', 'vhdx', lambda: with_log(
+        plain(), Entry(((3 * MIB, bytes(4096)),), last=1 << 40)), DAMAGED,
+        'can not be replayed')
+    yield case('vhdx-log-of-endless-zeros', 'vhdx', lambda: with_log(
+        plain(), Entry((), zeros=((MIB, 1 << 50),))), DAMAGED,
+        'can not be replayed')
+    yield case('vhdx-log-outside', 'vhdx', lambda: summed(
+        named(plain()), *((h + 72, le64(1 << 40)) for h in HEADERS)),
+        DAMAGED, 'truncated')
     yield case('vhdx-of-4096-byte-sectors', 'vhdx', lambda: item_changed(
         'sector', le32(4096)), errors.ImageRefused, '512')
     yield case('vhdx-disk-too-large', 'vhdx', lambda: item_changed(

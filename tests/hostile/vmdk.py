@@ -159,7 +159,6 @@ def _hostile():
         'two-extents': 'RW 10240 SPARSE "a.vmdk"\nRW 10240 SPARSE "b.vmdk"',
         'flat-besides': 'RW 1 SPARSE "a.vmdk"\nRW 1 FLAT "passwd" 0',
         'zero': 'RW 10240 ZERO',
-        'absolute-path': 'RW 10240 SPARSE "/etc/passwd"',
         'no-extent': '',
     }.items():
         yield case(f'vmdk-extent-{name}', 'vmdk', lambda e=extents: described(
@@ -172,11 +171,24 @@ def _hostile():
                    text(k, 'RW 10240 FLAT "/etc/passwd" 0').ljust(
                        2000, b'\n'), UNSAFE, 'names other files')
         yield case(f'vmdk-of-type-{kind}', 'vmdk', lambda k=kind: described(
-            text(k)), UNSAFE, 'names other files')
+            text(k)), UNSAFE, 'its type is not that of')
         yield case(f'vmdk-without-a-size-of-type-{kind}', 'vmdk',
                    lambda k=kind: build.patched(described(text(
                        k, 'RW 10240 FLAT "passwd" 0')),
-                       (CAPACITY, le64(0))), UNSAFE, 'names other files')
+                       (CAPACITY, le64(0))), UNSAFE, 'no size of its own')
+    yield case('vmdk-of-two-types', 'vmdk', lambda: described(text(
+        'monolithicSparse', CID='createType = "vmfs"\nCID')), UNSAFE,
+        'its type is not that of')
+    yield case('vmdk-of-no-type', 'vmdk', lambda: described(text(
+        'monolithicSparse', createType='kind')), UNSAFE,
+        'its type is not that of')
+    yield case('vmdk-extent-absolute-path', 'vmdk', lambda: described(text(
+        'monolithicSparse', 'RW 10240 SPARSE "/etc/passwd"')), UNSAFE,
+        'in another folder')
+    yield case('vmdk-of-version-4', 'vmdk', lambda: build.patched(
+        sparse(), (4, le32(4))), DAMAGED, 'makes no sense')
+    yield case('vmdk-descriptor-elsewhere', 'vmdk', lambda: build.patched(
+        sparse(), (DESCRIPTOR, le64(2))), DAMAGED, 'makes no sense')
     yield case('vmdk-text-only-declared-as-raw', 'raw', lambda: text(
         'monolithicFlat', 'RW 1 FLAT "/etc/passwd" 0'), UNSAFE, 'names other')
     yield case('vmdk-without-a-size', 'vmdk', lambda: build.patched(
@@ -206,9 +218,9 @@ def _footers():
         yield case(f'vmdk-footer-of-another-{name}', 'vmdk',
                    lambda f=footer: stream(**f), DAMAGED, 'footer')
     yield case('vmdk-footer-names-a-footer', 'vmdk',
-               lambda: stream(directory=AT_END), UNSAFE, 'footer')
+               lambda: stream(directory=AT_END), DAMAGED, 'footer')
     yield case('vmdk-footer-of-another-version', 'vmdk',
-               lambda: stream(version=1), UNSAFE, 'footer')
+               lambda: stream(version=1), DAMAGED, 'footer')
     yield case('vmdk-footer-names-a-place-outside', 'vmdk',
                lambda: stream(directory=1 << 30), DAMAGED, 'truncated')
     yield case('vmdk-footer-names-no-place', 'vmdk',
@@ -216,11 +228,12 @@ def _footers():
     for name, cut in (('sector', 512), ('footer', 1536), ('all', 3 * MIB)):
         yield case(f'vmdk-stream-without-its-last-{name}', 'vmdk',
                    lambda c=cut: stream(70 * MIB)[:-c]
-                   if c < MIB else stream()[:100_000], UNSAFE, 'footer')
-    yield case('vmdk-stream-not-of-whole-sectors', 'vmdk',
-               lambda: stream() + bytes(7), UNSAFE, 'footer')
-    yield case('vmdk-stream-and-more', 'vmdk',
-               lambda: stream() + bytes(512), UNSAFE, 'footer')
+                   if c < MIB else stream()[:100_000], DAMAGED, 'footer')
+    yield case('vmdk-stream-and-a-footer-that-differs', 'vmdk',
+               lambda: stream() + stream(grain=64)[-1536:], DAMAGED,
+               'footer')
+    yield case('vmdk-stream-and-too-much', 'vmdk',
+               lambda: stream() + bytes(5 * MIB), DAMAGED, 'footer')
 
 
 def _tables():

@@ -26,6 +26,8 @@ from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import remarks
 from tests import documents
 from tests.unit import test_contrib
 
@@ -68,12 +70,15 @@ def messages():
     for path in sorted(PACKAGE.rglob('*.py')):
         for node in ast.walk(ast.parse(path.read_text())):
             if (isinstance(node, ast.Call) and node.args
-                    and re.match(r'errors\.\w+$|_refused$|RULES\.get$'
-                                 r'|compat\.exception\.UploadException$',
+                    and re.match(r'errors\.\w+$|(vmdk_text\.)?refused$'
+                                 r'|_damaged$|RULES\.get$|compat\.exception\.UploadException$',
                                  ast.unparse(node.func))):
                 # Of a lookup it is the last that stands for all others.
                 yield literal(node.args[-1])
     yield from ([text] for text in detection.RULES.values())
+    yield from ([text] for text in inspection.HINTS.values())
+    yield from ([text] for name, text in vars(remarks).items()
+                if name.isupper())
     yield [sandbox.MISSING]
     yield [qemu_img.STOPPED]
     yield [program.LATE]

@@ -39,6 +39,38 @@ def test_image_is_opened_read_only(server, path):
                for f in processes.flags(server.pid, path))
 
 
+def test_image_that_is_only_a_part_of_its_file(tmp_path):
+    path = tmp_path / 'disk'
+    path.write_bytes(b'A' * 1024 + b'B' * 1024)
+    image = qemu_img.Image(str(path), 'raw', length=1024)
+    assert qemu_img.info(image)['virtual-size'] == 1024
+
+
+@pytest.mark.parametrize('kind', ['qcow2', 'vhdx'])
+def test_nothing_to_replay(tmp_path, kind):
+    path = tmp_path / 'disk'
+    images.run('qemu-img', 'create', '-q', '-f', kind, path, '1M')
+    before = path.read_bytes()
+    qemu_img.replay(qemu_img.Image(str(path), kind))
+    assert path.stat().st_size == len(before)
+
+
+def test_what_can_not_be_replayed(tmp_path):
+    path = tmp_path / 'disk'
+    path.write_bytes(b'vhdxfile' + bytes(1 << 20))
+    with pytest.raises(errors.DamagedImage, match='can not be replayed'):
+        qemu_img.replay(qemu_img.Image(str(path), 'vhdx'))
+
+
+def test_replaying_can_be_cancelled(tmp_path):
+    path = tmp_path / 'disk'
+    images.run('qemu-img', 'create', '-q', '-f', 'vhdx', path, '1M')
+    asked = cancel.Cancel()
+    asked.set()
+    with pytest.raises(errors.Cancelled):
+        qemu_img.replay(qemu_img.Image(str(path), 'vhdx'), asked)
+
+
 def test_no_socket_path_left(path, tmp_path, monkeypatch):
     folder = tmp_path / 'tmp'
     folder.mkdir()
