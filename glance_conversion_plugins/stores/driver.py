@@ -104,7 +104,7 @@ def _give_up(sink: sinks.StoredSink, error: BaseException) -> None:
     :raises errors.Fenced: if it was taken from this writer before, whatever
         it failed of; what is left then tells the clean-up to go on
     """
-    if not sink.is_held():
+    if isinstance(error, errors.Fenced) or not sink.is_held():
         sink.release()
         raise errors.Fenced from error
     sink.abort()

@@ -213,7 +213,6 @@ def test_a_failure_is_told_in_its_own_words(store, watched, ours, stock):
 
 @pytest.mark.parametrize(('ours', 'stock'), [
     (errors.AlreadyStored('taken'), exceptions.Duplicate),
-    (errors.Fenced(), exceptions.NotFound),
     (errors.SinkFailed('no answer'), exceptions.BackendException),
     (ZeroDivisionError(), ZeroDivisionError)])
 def test_what_can_not_be_published_is_removed(store, watched, ours, stock):
@@ -221,6 +220,15 @@ def test_what_can_not_be_published_is_removed(store, watched, ours, stock):
     with pytest.raises(stock):
         _adopt(store)
     assert sink.names() == ['publish', 'abort']
+    assert watched == []
+
+
+def test_who_was_shut_out_removes_nothing(store, watched):
+    """Without the data a clean-up would not know that it has to go on."""
+    sink = _offer(store, fakes.FakeSink(fail_at={'publish': errors.Fenced()}))
+    with pytest.raises(exceptions.NotFound):
+        _adopt(store)
+    assert sink.names() == ['publish', 'release']
     assert watched == []
 
 
