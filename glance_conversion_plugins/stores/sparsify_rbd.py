@@ -53,6 +53,11 @@ class ReplacingSink(rbd_sink.RbdSink):
         put_aside(self._ioctx, self._name, self._mark)
         super()._take_name()
 
+    def _discard(self, ioctx: Any) -> None:
+        # A cluster may do what it has no time to answer: what has the name
+        # of the image is whole, and Glance's, whatever is known of it here.
+        rbd_pool.remove(ioctx, self._partial)
+
 
 def check_free(ioctx: Any, image_id: str) -> None:
     """See that nothing but its name and snapshot holds on to an image.
@@ -115,10 +120,18 @@ def age(ioctx: Any, mark: marks.Mark) -> float:
 
 
 def forget(ioctx: Any, mark: marks.Mark) -> None:
-    """Remove an image that was put aside, if another one has its name.
+    """Remove an image that was put aside, if a whole one has its name.
 
     :raises errors.SinkFailed: if none has: then it is the only one
     """
-    if not rbd_pool.is_present(ioctx, mark.image_id):
+    if not _is_whole(ioctx, mark.image_id):
         raise errors.SinkFailed('Nothing has taken the place of the image.')
     rbd_pool.remove(ioctx, mark.name(marks.REPLACED))
+
+
+def _is_whole(ioctx: Any, image_id: str) -> bool:
+    try:
+        with rbd.Image(ioctx, image_id, read_only=True) as image:
+            return bool(image.is_protected_snap(rbd_pool.SNAPSHOT))
+    except rbd.ImageNotFound:       # or its snapshot
+        return False

@@ -17,6 +17,7 @@ import socket
 import uuid
 
 import glance_store
+from oslo_db import exception
 
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins import errors
@@ -35,7 +36,8 @@ from tests.simulation import world as world_
 CONTENT = b'content of the disk'.ljust(4096, b'.')
 BLOCKS = 3
 FAILURES = (errors.ConversionError, OSError, compat.exception.GlanceException,
-            glance_store.GlanceStoreException, glance_store.BackendException)
+            glance_store.GlanceStoreException, glance_store.BackendException,
+            exception.DBError, ceph.Error)
 
 
 def _write(sink, between=lambda: None):
@@ -141,7 +143,7 @@ class Import:
                 image.status = 'queued'
                 self._cloud.repo.save(image, 'importing')
             self._end('failure')
-        except (compat.exception.GlanceException, _Taken):
+        except (*FAILURES, _Taken):
             return
 
     def _end(self, status):
@@ -224,10 +226,16 @@ class Owner:
         if self._cloud.world.random.random() < 0.5:
             Upload(self._cloud, self._image_id)()
             return
-        image.status = 'importing'
-        self._cloud.repo.save(image, 'queued')
-        Import(self._cloud, self._image_id,
-               self._cloud.db.new_task(self._image_id))()
+        # Glance locks it before it looks at anything else.
+        work = Import(self._cloud, self._image_id,
+                      self._cloud.db.new_task(self._image_id))
+        try:
+            image.status = 'importing'
+            self._cloud.repo.save(image, 'queued')
+        except FAILURES:
+            work._revert()
+            return
+        work()
 
     def _delete(self, image):
         """As Glance does: what is in use keeps its image."""
@@ -252,7 +260,7 @@ class Sparsify:
         sink = sparsify_rbd.ReplacingSink(
             store._pool, driver.mark(self._image_id, task_id),
             **store._sink_options())
-        with contextlib.suppress(*FAILURES, ceph.Error):
+        with contextlib.suppress(*FAILURES):
             try:
                 _write(sink)
                 sink.publish()
@@ -272,9 +280,10 @@ class Agent:
         self._cloud, self._times = cloud, times
 
     def __call__(self):
+        self._cloud.cleaners.add(self._cloud.world.actor.process)
         for after in self._times:
             self._cloud.world.sleep(after)
-            clean_up(self._cloud)
+            _try(lambda: clean_up(self._cloud))
 
 
 def clean_up(cloud):

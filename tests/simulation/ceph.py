@@ -16,6 +16,7 @@ A client is a connection; its process keeps it known to Ceph while it is heard
 of. tests/functional/test_stand_ins.py holds them to the real ones.
 """
 
+import errno
 import itertools
 import types
 
@@ -46,6 +47,10 @@ class ImageBusy(Error):
 
 class ConnectionShutdown(Error):
     errno = 108
+
+
+class TimedOut(Error):
+    errno = 110
 
 
 class RadosError(Exception):
@@ -82,12 +87,19 @@ class Cluster:
         self.locks = {}         # {(pool, name): (cookie, until)}
         self.blocked = set()
         self.created = set()
+        self.removed = set()    # (name, process)
         self._numbers = itertools.count(1)
 
     def step(self, client, what):
         self.world.step(what)
         if client.address in self.blocked:
             raise ConnectionShutdown('blocklisted')
+        self.answer()
+
+    def answer(self):
+        """It may have done what it does not say that it has done."""
+        if self.world.fails():
+            raise TimedOut('no answer')
 
     def bindings(self):
         """(rados, rbd), as modules."""
@@ -185,6 +197,7 @@ class Ioctx:
         self.step(f'write {name}')
         for call in operation:
             call(self._objects.setdefault((self.pool, name), {}))
+        self.client.cluster.answer()
 
     def operate_read_op(self, operation, name):
         self.step(f'read {name}')
@@ -203,6 +216,7 @@ class Ioctx:
         if held != cookie and until > now:
             raise ObjectBusy(name)
         self.client.cluster.locks[self.pool, name] = cookie, now + duration
+        self.client.cluster.answer()
 
     def unlock(self, name, _lock, cookie):
         self.step(f'unlock {name}')
@@ -245,6 +259,7 @@ class Rbd:
             raise ImageExists(name)
         ioctx.images[name] = Header(size)
         ioctx.client.cluster.created.add(name)
+        ioctx.client.cluster.answer()
 
     def rename(self, ioctx, name, to):
         ioctx.step(f'rename {name} to {to}')
@@ -253,6 +268,7 @@ class Rbd:
             raise ImageExists(to)
         del ioctx.images[name]
         ioctx.images[to] = header
+        ioctx.client.cluster.answer()
 
     def remove(self, ioctx, name, **_):
         ioctx.step(f'remove {name}')
@@ -264,7 +280,8 @@ class Rbd:
         header.gone = True
         header.data = None
         del ioctx.images[name]
-
+        ioctx.client.cluster.removed.add((name, ioctx.client.process))
+        ioctx.client.cluster.answer()
 
     def trash_move(self, ioctx, name, **_):
         ioctx.step(f'trash {name}')
@@ -278,8 +295,11 @@ def _watching(header):
 
 
 class Completion:
+    def __init__(self, status):
+        self._status = status
+
     def get_return_value(self):
-        return 0
+        return self._status
 
 
 class Image:
@@ -311,6 +331,9 @@ class Image:
             raise ImageNotFound('removed')
         return self._header
 
+    def _answer(self):
+        self._ioctx.client.cluster.answer()
+
     def watchers_list(self):
         return [{'addr': address}
                 for address in _watching(self._do('watchers'))]
@@ -320,20 +343,26 @@ class Image:
 
     def metadata_set(self, key, value):
         self._do(f'set {key}').meta[key] = value
+        self._answer()
 
     def metadata_remove(self, key):
         del self._do(f'remove {key}').meta[key]
+        self._answer()
 
     def list_snaps(self):
         return [{'name': name} for name in self._do('snaps').snaps]
 
     def create_snap(self, name):
         self._do(f'snap {name}').snaps[name] = False
+        self._answer()
 
     def protect_snap(self, name):
         self._do('protect').snaps[name] = True
+        self._answer()
 
     def is_protected_snap(self, name):
+        if name not in self._do('snap info').snaps:
+            raise ImageNotFound(name)
         return self._header.snaps[name]
 
     def unprotect_snap(self, name):
@@ -342,11 +371,13 @@ class Image:
         if not self._header.snaps[name]:
             raise InvalidArgument(name)
         self._header.snaps[name] = False
+        self._answer()
 
     def remove_snap(self, name):
         if name not in self._do('remove snap').snaps:
             raise ImageNotFound(name)
         del self._header.snaps[name]
+        self._answer()
 
     def set_snap(self, name):
         pass
@@ -367,8 +398,12 @@ class Image:
         self._do('flush')
 
     def aio_write(self, data, offset, completed):
-        self._do('write').data[offset] = bytes(data)
-        completed(Completion())
+        header = self._do('write')
+        if self._ioctx.client.cluster.world.fails():
+            completed(Completion(-errno.ENOSPC))
+            return
+        header.data[offset] = bytes(data)
+        completed(Completion(0))
 
     def read(self, offset, length):
         data = self._do('read').data

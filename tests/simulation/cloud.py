@@ -89,11 +89,15 @@ class Cloud:
         self.writers = {}
         # {image id: how often it was begun when its last upload came}
         self.begun = {}
+        # Processes of clean-ups.
+        self.cleaners = set()
         # Ids of images whose owners have begun to delete them.
         self.unwanted = set()
         # {id of an upload: the process}, and of imports with their headers
         self.uploads = {}
         self.placeholders = []
+        # Whether all nodes are replaced by others in the end.
+        self.is_staging_lost = False
         self._numbers = itertools.count()
 
     def at_hand(self):
@@ -116,6 +120,11 @@ class Cloud:
         """How often somebody has begun to write an image."""
         return sum(image_id in name for name in self.cluster.created)
 
+    def gave_up(self, image_id):
+        """Whether an upload has failed and has left nothing."""
+        return any(image_id in name and process not in self.cleaners
+                   for name, process in self.cluster.removed)
+
     def new_upload(self):
         """What stands in for liveness.new_id()."""
         upload_id = f'{next(self._numbers):016x}-{0:08x}'
@@ -125,8 +134,7 @@ class Cloud:
     def is_dead(self, upload_id):
         """What stands in for liveness.is_dead()."""
         process = self.uploads.get(upload_id)
-        return bool(process) and process.dead and self._node in (
-            None, process.node)
+        return bool(process) and self._is_known_to_be_dead(process)
 
     @property
     def _node(self):
@@ -136,7 +144,11 @@ class Cloud:
     def abandoned(self):
         """Placeholders of this node that nobody holds a lock on."""
         return [header for process, header in self.placeholders
-                if process.dead and self._node in (None, process.node)]
+                if self._is_known_to_be_dead(process)]
+
+    def _is_known_to_be_dead(self, process):
+        return (process.dead and not self.is_staging_lost
+                and self._node in (None, process.node))
 
     def delete(self, url, context=None):
         """Delete data by its URL, as Glance does."""
@@ -223,6 +235,7 @@ def _run(cloud):
     errors = [f'{a.name}: {a.error!r}' for a in cloud.world.actors if a.error]
     cloud.world.end()
     cloud.world.is_over = False
+    cloud.is_staging_lost = cloud.world.random.random() < 0.3
     # Everybody is gone, for longer than anything waits. What was written
     # before an import that is dead as well is for the pass after it.
     for _ in range(2):
@@ -329,9 +342,11 @@ def _left(cloud):
             elif rbd_marks.KEY in header.meta:
                 yield f'{name} is still marked'
     for image_id, image in cloud.db.images.items():
-        # Where it died before anything was made of it, nothing tells that
-        # an upload is dead; stock Glance has the same.
-        begun = cloud.attempts(image_id) > cloud.begun.get(image_id, 0)
+        # Where it died before anything was made of it, or after that was
+        # removed, nothing tells that an upload is dead; stock Glance has the
+        # same.
+        begun = (cloud.attempts(image_id) > cloud.begun.get(image_id, 0)
+                 and not cloud.gave_up(image_id))
         locked = (compat.LOCK_PROPERTY in image.extra_properties
                   and image.status != 'deleted')
         if locked or image.status == 'importing' or (

@@ -21,6 +21,8 @@ import copy
 import itertools
 import types
 
+from oslo_db import exception
+
 from glance_conversion_plugins.glance_db import compat
 
 
@@ -32,6 +34,15 @@ class Database:
         self.images = {}
         self.tasks = {}
         self.numbers = itertools.count()
+
+    def _step(self, what):
+        """It is away at times, longer than anybody has patience for."""
+        self.world.step(what)
+        self._answer()
+
+    def _answer(self):
+        if self.world.fails():
+            raise exception.DBConnectionError
 
     def copied(self):
         """Another Glance's database, made of a copy of this one."""
@@ -61,28 +72,28 @@ class Database:
     # What glance_db.records has
 
     def status(self, image_id):
-        self.world.step('db: status')
+        self._step('db: status')
         image = self.images.get(image_id)
         return image.status if image else 'unknown'
 
     def is_recorded(self, url):
-        self.world.step('db: is recorded')
+        self._step('db: is recorded')
         return any(url == location['url'] for image in self.images.values()
                    if image.status != 'deleted'
                    for location in image.locations)
 
     def recorded_stores(self, image_id):
-        self.world.step('db: stores')
+        self._step('db: stores')
         return {location['metadata']['store']
                 for location in self.images[image_id].locations}
 
     def lock_holder(self, image_id):
-        self.world.step('db: lock')
+        self._step('db: lock')
         image = self.images.get(image_id)
         return image and image.extra_properties.get(compat.LOCK_PROPERTY)
 
     def locks(self):
-        self.world.step('db: locks')
+        self._step('db: locks')
         return [(i, image.extra_properties[compat.LOCK_PROPERTY])
                 for i, image in self.images.items()
                 if compat.LOCK_PROPERTY in image.extra_properties
@@ -92,7 +103,7 @@ class Database:
         return []
 
     def find_task(self, task_id):
-        self.world.step('db: task')
+        self._step('db: task')
         found = self.tasks.get(task_id)
         return dict(found) if found else None
 
@@ -100,24 +111,26 @@ class Database:
         return self.world.now - task['updated_at']
 
     def touch(self, task_id):
-        self.world.step('db: heartbeat')
+        self._step('db: heartbeat')
         if self.tasks[task_id]['status'] == 'processing':
             self.tasks[task_id]['updated_at'] = self.world.now
 
     def take_lock(self, image_id, holder, successor):
-        self.world.step('db: take lock')
+        self._step('db: take lock')
         properties = self.images[image_id].extra_properties
         if properties.get(compat.LOCK_PROPERTY) != holder:
             return False
         properties[compat.LOCK_PROPERTY] = successor
+        self._answer()
         return True
 
     def set_status(self, image_id, status, from_status):
-        self.world.step(f'db: status {status}')
+        self._step(f'db: status {status}')
         if self.images[image_id].status != from_status:
             raise compat.exception.Conflict()
         self.images[image_id].status = status
         self.images[image_id].updated_at = self.world.now
+        self._answer()
 
     def give_back(self, image_id, values):
         self.set_status(image_id, 'queued', 'killed')
@@ -125,16 +138,16 @@ class Database:
         image.extra_properties |= values['properties']
 
     def image_age(self, image_id):
-        self.world.step('db: age')
+        self._step('db: age')
         image = self.images.get(image_id)
         return self.world.now - image.updated_at if image else 0
 
     def locations(self, image_id):
-        self.world.step('db: locations')
+        self._step('db: locations')
         return copy.deepcopy([*self.images[image_id].locations])
 
     def set_location_deleted(self, location_id, deleted):
-        self.world.step('db: location deleted')
+        self._step('db: location deleted')
         for image in self.images.values():
             for location in image.locations:
                 if location['id'] == location_id:
@@ -157,14 +170,14 @@ class ImageRepo:
         self._db = db
 
     def get(self, image_id):
-        self._db.world.step('db: load image')
+        self._db._step('db: load image')
         image = self._db.images.get(image_id)
         if image is None or image.status == 'deleted':
             raise compat.exception.NotFound()
         return copy.deepcopy(image)
 
     def save(self, image, from_state=None):
-        self._db.world.step(f'db: save image as {image.status}')
+        self._db._step(f'db: save image as {image.status}')
         row = self._db.images[image.image_id]
         if row.status == 'deleted':
             raise compat.exception.NotFound()
@@ -179,13 +192,15 @@ class ImageRepo:
         row.extra_properties.pop(compat.LOCK_PROPERTY, None)
         if lock:
             row.extra_properties[compat.LOCK_PROPERTY] = lock
+        self._db._answer()
 
     def delete_property_atomic(self, image, name, value):
-        self._db.world.step(f'db: remove {name}')
+        self._db._step(f'db: remove {name}')
         properties = self._db.images[image.image_id].extra_properties
         if properties.get(name) != value:
             raise compat.exception.NotFound()
         del properties[name]
+        self._db._answer()
 
 
 class TaskRepo:
@@ -193,7 +208,7 @@ class TaskRepo:
         self._db = db
 
     def get(self, task_id):
-        self._db.world.step('db: load task')
+        self._db._step('db: load task')
         if task_id not in self._db.tasks:
             raise compat.exception.NotFound()
         row = self._db.tasks[task_id]
@@ -207,7 +222,7 @@ class TaskRepo:
         return task
 
     def save(self, task):
-        self._db.world.step('db: save task')
+        self._db._step('db: save task')
         self._db.tasks[task.task_id] |= {
             'status': task.status, 'message': task.message,
             'updated_at': self._db.world.now}

@@ -129,6 +129,8 @@ class World:
         self.log = []
         self.is_over = False
         self._pauses, self._deaths = pauses, deaths
+        # Whether Ceph and the database have bad days as well.
+        self._failures = self.random.choice((0, 0, 0.02))
         self._on_switch = lambda actor: None
 
     def on_switch(self, call):
@@ -151,6 +153,15 @@ class World:
         if self.actor.process.mortal:
             self._disturb(self.actor.process)
         self._leave()
+
+    def fails(self):
+        """Whether something outside does not work, for whoever is at work."""
+        if (self.actor is None or not self.actor.process.mortal
+                or self.random.random() >= self._failures):
+            return False
+        self.log.append((self.now, self.actor.name, 'FAILS'))
+        self.actor.process.undisturbed = False
+        return True
 
     def _disturb(self, process):
         """Let a process die or pause, at times."""

@@ -229,5 +229,8 @@ class RbdSink:
         self.release()
         if self._created:
             with rbd_pool.connect(self._pool) as (_, ioctx):
-                rbd_marks.discard(ioctx, self._mark)
+                self._discard(ioctx)
             self._created = False
+
+    def _discard(self, ioctx: Any) -> None:
+        rbd_marks.discard(ioctx, self._mark)

@@ -153,6 +153,28 @@ def test_who_dies_between_both_names_leaves_an_image_that_gets_its_name_back(
     assert old.meta == {}
 
 
+def test_a_name_that_was_taken_without_an_answer_is_kept(cluster, ioctx,
+                                                          monkeypatch):
+    """It is the image that Glance has recorded, whoever knows of it."""
+    clusters.create(cluster, IMAGE)
+    sink = _sealed()
+    rename = ceph.Rbd.rename
+
+    def answer_to_none(*args):
+        rename(*args)
+        if args[-1] == IMAGE:
+            raise ceph.TimedOut('no answer')
+
+    monkeypatch.setattr(ceph.Rbd, 'rename', answer_to_none)
+    with pytest.raises(errors.SinkFailed):
+        sink.publish()
+    sink.abort()
+    assert cluster.images[IMAGE].data == {0: CONTENT}
+    assert cluster.images[IMAGE].snaps == {'snap': True}
+    # A clean-up takes the mark off.
+    assert rbd_marks.read(ioctx, IMAGE).is_of(MARK)
+
+
 # What was put aside
 
 def test_what_is_put_aside_says_since_when(cluster, ioctx):
@@ -240,6 +262,17 @@ def test_what_was_replaced_is_removed(cluster, ioctx):
     new = clusters.create(cluster, IMAGE)
     sparsify_rbd.forget(ioctx, MARK)
     assert cluster.images == {IMAGE: new}
+
+
+@pytest.mark.parametrize('snaps', [{}, {'snap': False}])
+def test_what_something_incomplete_took_the_place_of_is_not_removed(
+        cluster, ioctx, snaps):
+    _put_aside(cluster)
+    before = cluster.images[REPLACED]
+    clusters.create(cluster, IMAGE).snaps = snaps
+    with pytest.raises(errors.SinkFailed):
+        sparsify_rbd.forget(ioctx, MARK)
+    assert cluster.images[REPLACED] is before
 
 
 def test_what_nothing_took_the_place_of_is_never_removed(cluster, ioctx):
