@@ -23,8 +23,10 @@ from glance_store import exceptions
 
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying.sinks import patient as patient_sink
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.copying.sources import patient as patient_source
 from glance_conversion_plugins.copying import zeros
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
@@ -102,10 +104,15 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
             raise errors.StoreFull(
                 'The store has no room for the image.') from e
 
-    def sink(self, image_id: str, task_id: str) -> file_sink.FileSink:
-        return file_sink.FileSink(
+    def sink(self, image_id: str, task_id: str) -> patient_sink.PatientSink:
+        return patient_sink.PatientSink(file_sink.FileSink(
             self._best_datadir, driver.mark(image_id, task_id),
-            zero_block_size=self.conf.sparse_store.zero_block_size)
+            zero_block_size=self.conf.sparse_store.zero_block_size),
+            self._name)
+
+    @property
+    def _name(self) -> str:
+        return f'Store {self.backend_group or self.kind}'
 
     def _check_mounted(self, location: Any) -> None:
         """See that what is missing is not only out of reach."""
@@ -161,8 +168,9 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
                 return path
         raise errors.NotStored('The store has no data of the image.')
 
-    def source(self, image_id: str) -> file_source.FileSource:
-        return file_source.FileSource(self._path(image_id))
+    def source(self, image_id: str) -> patient_source.PatientSource:
+        return patient_source.PatientSource(
+            lambda: file_source.FileSource(self._path(image_id)), self._name)
 
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         path = self._path(image_id)

@@ -24,6 +24,7 @@ from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins.copying.sinks import fanout
 from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying.sinks import patient as patient_sink
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.external import marks
 from tests.contract import checks
@@ -57,6 +58,11 @@ def _bounded(folder):
     """A limit that is not reached."""
     open_sink, read_back = _file(folder)
     return lambda: bounded.Bounded(open_sink(), 1 << 40), read_back
+
+
+def _patient(folder):
+    open_sink, read_back = _file(folder)
+    return lambda: patient_sink.PatientSink(open_sink(), 'files'), read_back
 
 
 def _file(folder):
@@ -98,6 +104,7 @@ PLACES = {
     'fan-out-any': lambda _: _fanned_out(False),
     'file': _file,
     'file-bounded': _bounded,
+    'file-patient': _patient,
     'files-fan-out-all': lambda folder: _fanned_out_files(folder, True),
     'files-fan-out-any': lambda folder: _fanned_out_files(folder, False),
 }

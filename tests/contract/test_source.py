@@ -17,6 +17,7 @@ import pytest
 
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
+from glance_conversion_plugins.copying.sources import patient as patient_source
 from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.external import qemu_img
 from tests.contract import checks
@@ -26,6 +27,11 @@ from tests.contract import images
 def _file(folder):
     path = images.raw(folder / 'disk.raw', checks.PATTERN)
     return lambda: file_source.FileSource(path)
+
+
+def _patient(folder):
+    open_file = _file(folder)
+    return lambda: patient_source.PatientSource(open_file, 'files')
 
 
 def _nbd(folder, connections, driver='qcow2', make=images.qcow2):
@@ -49,6 +55,7 @@ def _vhdx(folder):
 
 FACTORIES = {
     'file': _file,
+    'file-patient': _patient,
     'qcow2': lambda folder: _nbd(folder, 4),
     'qcow2-1-connection': lambda folder: _nbd(folder, 1),
     'qcow2-compressed': lambda folder: _nbd(folder, 4,

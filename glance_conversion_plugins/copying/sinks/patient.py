@@ -1,0 +1,93 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""A sink in a place that may hang, which fails then."""
+
+from collections.abc import Callable
+import logging
+from typing import Any
+
+from glance_conversion_plugins.copying import patience
+from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins import errors
+
+LOG = logging.getLogger(__name__)
+
+UNANSWERED = 'The store did not answer in time.'
+
+# All that was written may have to go to a slow disk first.
+_SEAL_SECONDS = 1800
+
+
+class PatientSink:
+    """Does what another sink does, unless that takes too long."""
+
+    def __init__(self, sink: sinks.StoredSink, name: str) -> None:
+        """Describe it.
+
+        :param name: of the store, for the log
+        """
+        self._sink = sink
+        self._patience = patience.Patience(name)
+
+    def _call(self, function: Callable[..., Any], *args: Any,
+              seconds: float = patience.SECONDS) -> Any:
+        try:
+            return self._patience.call(function, *args, seconds=seconds)
+        except patience.Unanswered as e:
+            raise errors.SinkFailed(UNANSWERED) from e
+
+    def create(self, size: int) -> None:
+        self._call(self._sink.create, size)
+
+    def write(self, view: memoryview, offset: int) -> int:
+        return int(self._call(self._sink.write, view, offset))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._call(self._sink.zero, offset, length)
+
+    def resize(self, size: int) -> None:
+        self._call(self._sink.resize, size)
+
+    def seal(self) -> None:
+        self._call(self._sink.seal, seconds=_SEAL_SECONDS)
+
+    def publish(self) -> None:
+        self._call(self._sink.publish)
+
+    def hand_over(self) -> None:
+        self._call(self._sink.hand_over)
+
+    def is_held(self) -> bool:
+        try:
+            return bool(self._call(self._sink.is_held))
+        except errors.SinkFailed:
+            return True
+
+    def interrupt(self) -> None:
+        self._sink.interrupt()
+
+    def release(self) -> None:
+        self._end(self._sink.release)
+
+    def abort(self) -> None:
+        self._end(self._sink.abort)
+
+    def _end(self, end: Callable[[], None]) -> None:
+        """Let go of it, whenever its place answers again."""
+        if self._patience.is_over:
+            self._patience.leave(end)
+            return
+        try:
+            self._call(end)
+        except errors.SinkFailed:
+            LOG.error('What was begun there is left to the clean-up')
