@@ -177,9 +177,9 @@ class Upload:
         if image.status != 'queued':
             return
         image.status = 'saving'
-        repo.save(image, 'queued')
         self._cloud.begun[self._image_id] = self._cloud.attempts(
             self._image_id)
+        repo.save(image, 'queued')
         try:
             url, *_, metadata = self._cloud.stores['ceph'].add(
                 self._image_id, self._chunks(), len(CONTENT), 'sha512',
