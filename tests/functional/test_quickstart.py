@@ -53,6 +53,8 @@ def pattern(line):
     found = re.sub(r'\d+(\\\.\d+)?', r'[\\d.]+', found)
     found = found.replace(r'\.\.\.', '.*').replace('IMAGE_ID', r'[\w-]+')
     found = found.replace('MiB', '[KMG]iB')
+    # A minute or more on a machine that is busy.
+    found = re.sub(r'in\\ (\S+)\\ s$', r'in\\ ([\\d.]+ min )?\1\\ s', found)
     return re.sub(r'(\\ )+', r'\\s+', found)
 
 
@@ -60,6 +62,12 @@ def test_the_pattern_of_a_line():
     line = pattern('a: 12% (1.2 GiB, 118 MiB written) of ...  | IMAGE_ID@x')
     assert re.match(line, 'a: 9% (0.2 GiB, 1 GiB written) of it | 1-f@x')
     assert not re.match(line, 'a: 9% (0.2 GiB written) of it | 1-f@x')
+
+
+def test_the_pattern_of_a_line_that_ends_with_a_duration():
+    line = pattern('Converted: 10.0 GiB, in 16 s') + '$'
+    assert re.match(line, 'Converted: 10.0 GiB, in 7 s')
+    assert re.match(line, 'Converted: 10.0 GiB, in 1 min 09 s')
 
 
 def test_every_command_works_and_shows_what_the_page_says(environment):
