@@ -80,10 +80,18 @@ class Imports:
         self._staging = staging
         self._dead_after = DEAD_AFTER if dead_after is None else dead_after
         self._abandoned = {header.task_id: header for header in abandoned}
+        # What was known of writers, and tasks that were made to fail here.
+        self._known: dict[str, verdict.Writer] = {}
+        self._ended: set[str] = set()
 
     def writer(self, task_id: str, image_id: str) -> verdict.Writer:
-        """What is known of the writer of a marked image whose lease is free.
-        """
+        """What is known of a writer whose lease is free."""
+        # Once its task was made to fail here that is what it was before.
+        if task_id not in self._ended:
+            self._known[task_id] = self._look_at(task_id, image_id)
+        return self._known[task_id]
+
+    def _look_at(self, task_id: str, image_id: str) -> verdict.Writer:
         if self.is_gone(task_id):
             return verdict.Writer.DEAD
         task = records.find_task(task_id)
@@ -163,6 +171,8 @@ class Imports:
             image.extra_properties[compat.IMPORTING_PROPERTY] = ''
             repo.save(image, status)
         _fail_task(task_id, self._end(image_id, task_id))
+        if task_id in self._known:
+            self._ended.add(task_id)
         with contextlib.suppress(compat.exception.NotFound):
             compat.image_repo().delete_property_atomic(
                 compat.image_repo().get(image_id), compat.LOCK_PROPERTY,

@@ -94,14 +94,18 @@ def stores(monkeypatch):
 def store(tmp_path, override, stores):
     """A real store of files."""
     override('deployment', 'test', 'conversion')
-    datadir = tmp_path / 'images'
+    stores['files'] = made = _make_store(tmp_path / 'images')
+    return made
+
+
+def _make_store(datadir):
     datadir.mkdir()
     conf = cfg.ConfigOpts()
     glance_store.register_opts(conf)
     config.register_opts(conf)
     conf([])
     conf.set_override('filesystem_store_datadir', str(datadir), 'glance_store')
-    stores['files'] = made = sparse_file.Store(conf)
+    made = sparse_file.Store(conf)
     made.configure()
     return made
 
@@ -830,6 +834,21 @@ def test_one_pass_leaves_nothing_of_a_dead_import(store, staging):
     assert records.status(image_id) == 'queued'
     assert records.lock_holder(image_id) is None
     assert _names(store) == []
+
+
+@pytest.mark.parametrize('age', [660, LONG])
+def test_one_pass_leaves_nothing_of_a_dead_import_in_several_stores(
+        store, stores, tmp_path, age):
+    """That its task was made to fail in the first does not make it alive."""
+    stores['more'] = _make_store(tmp_path / 'more')
+    task_id = databases.add_task(age=age)
+    image_id = databases.add_image('importing', task_id)
+    for each in stores.values():
+        _write(each, image_id, task_id)
+    for leftover in _found('store '):
+        leftover.remedy()
+    assert records.status(image_id) == 'queued'
+    assert [_names(each) for each in stores.values()] == [[], []]
 
 
 # Processes
