@@ -16,6 +16,7 @@
 
     ConversionError
     ├── ImageRefused          the image itself is at fault
+    │   ├── WrongUpload       it is not what its owner expected
     │   ├── FormatMismatch    it is not what its disk_format claims
     │   ├── UnsafeImage       it points outside itself, or hides something
     │   ├── DamagedImage      it is truncated or corrupt
@@ -50,6 +51,10 @@ class ConversionError(Exception):
 
 class ImageRefused(ConversionError):
     """The image is at fault; importing it again unchanged fails again."""
+
+
+class WrongUpload(ImageRefused):
+    """The file is not the one that its owner meant to upload."""
 
 
 class FormatMismatch(ImageRefused):

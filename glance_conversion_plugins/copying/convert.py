@@ -42,6 +42,9 @@ from glance_conversion_plugins.formats import inspection
 # compared with what was uploaded.
 _ALWAYS_ALLOWED = 1 << 30
 
+# In this much of a disk the inspectors decide, but for attacks.
+_BEGINNING, _PIECE = 1 << 20, 64 << 10
+
 # Glance's disk_format: how qemu-img writes it. Without force_size a VHD is
 # rounded up to what cylinders, heads and sectors can express.
 _OUTPUTS = {
@@ -121,6 +124,7 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
     try:
         with contextlib.closing(
                 open_source(image, conversion.cancel)) as source:
+            _see_beginning(source, policy)
             return _fill(source, policy, target, spec, conversion)
     except BaseException:
         target.abort()
@@ -132,6 +136,21 @@ def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
     if not policy.max_expansion:
         return sys.maxsize
     return max(_ALWAYS_ALLOWED, image.file_size * policy.max_expansion)
+
+
+def _see_beginning(source: sources.Source, policy: detection.Policy) -> None:
+    """Refuse what begins as it must not, before all of it is copied.
+
+    :raises errors.UnsafeImage: if it does
+    """
+    result, buffer = detection.ResultInspector(policy), bytearray(_PIECE)
+    for offset in range(0, min(source.size, _BEGINNING), _PIECE):
+        view = memoryview(buffer)[:source.size - offset]
+        source.readinto(view, offset)
+        result.update(view)
+        if not result.is_undecided:
+            result.finish()
+            return
 
 
 def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,

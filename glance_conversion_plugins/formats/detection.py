@@ -37,7 +37,9 @@ RULES = {
     'data_file': 'it keeps its content in another file; "qemu-img convert -O '
                  'qcow2 FILE NEW" makes it standalone',
     'banned': 'its format is not allowed',
-    'mbr': 'its master boot record is not valid',
+    'mbr': 'its master boot record is not valid, as where a disk has a file '
+           'system and no partition table; the operator of this cloud can '
+           'allow that ("gpt_safety_checks_nonfatal")',
 }
 
 # Rules that are wider than they need be here: the module of the format reads
@@ -219,7 +221,9 @@ class ResultInspector:
         """Hand the wrapper what update() was given."""
         return self._chunk
 
-    def _undecided(self) -> bool:
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it depends on what follows."""
         try:
             return self._wrapper.formats is None
         # An inspector that stumbles over its input; finish() refuses it.
@@ -228,12 +232,12 @@ class ResultInspector:
             return False
 
     def update(self, view: memoryview) -> None:
-        if self._undecided():
+        if self.is_undecided:
             self._chunk = bytes(view)
             self._wrapper.read(len(view))
 
     def zeros(self, length: int) -> None:
-        while length and self._undecided():
+        while length and self.is_undecided:
             step = min(length, len(_ZEROS))
             self.update(_ZEROS[:step])
             length -= step

@@ -24,6 +24,7 @@ from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import decision
+from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.stores import adoption
@@ -89,8 +90,21 @@ def see_small_enough(path: str) -> None:
             f'{units.amount(most)} are allowed.')
 
 
+def see_expected(declaration: image_.Declaration, path: str,
+                 conversion: convert.Conversion) -> None:
+    """See that an upload has the hash that its owner gives, if any.
+
+    :raises errors.WrongUpload: if not
+    """
+    if wanted := identity.expected(declaration):
+        with conversion.clock.run('hash'):
+            identity.check(path, wanted, conversion.progress,
+                           conversion.cancel)
+
+
 def execute(action: decision.Action, context: Context) -> Result:
     """Do with an image what was decided, other than KEEP."""
+    see_expected(context.declaration, context.path, context.conversion)
     # Raw that stays raw is read by no program.
     if (action is decision.Action.STAGE
             or context.declaration.disk_format != 'raw'):

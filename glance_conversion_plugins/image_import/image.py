@@ -102,6 +102,13 @@ class ImportedImage:
                                        virtual_size=virtual_size)
 
     @retry.patient
+    def record_source(self, properties: Mapping[str, str]) -> None:
+        """Record properties that Glance lets no plugin set, nor any user."""
+        compat.database().image_update(
+            compat.admin_context(), self._wrapper.image_id,
+            {'properties': dict(properties)})
+
+    @retry.patient
     def check_wanted(self) -> None:
         """See whether there still is something to import.
 

@@ -29,6 +29,7 @@ from glance_conversion_plugins.image_import import completion
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import heartbeat
+from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.image_import import slots
@@ -97,6 +98,8 @@ class ConvertImage(task.Task):
             # For what an owner chose, and not this deployment.
             if decided.concerns_owner:
                 execution.see_small_enough(path)
+                execution.see_expected(declaration, path,
+                                       convert.Conversion())
             self._explain(decided)
             return path
         direct = decided.action is decision.Action.DIRECT
@@ -108,8 +111,9 @@ class ConvertImage(task.Task):
                 declaration.disk_format, declaration.container_format,
                 socket.gethostname())),
             convert.Conversion())
+        source = identity.properties(declaration, os.path.getsize(path))
         result = self._convert(decided.action, self._context)
-        self._complete(self._context, result)
+        self._complete(self._context, result, source)
         return result.path
 
     def _decide(self, declaration: image_.Declaration, path: str,
@@ -145,11 +149,12 @@ class ConvertImage(task.Task):
         self._image.report(result.message)
         return result
 
-    def _complete(self, context: execution.Context, result: execution.Result
-                  ) -> None:
+    def _complete(self, context: execution.Context, result: execution.Result,
+                  source: dict[str, str]) -> None:
         """Record the result, and see to what follows the import."""
         self._image.record(result.disk_format, result.size,
                            result.virtual_size)
+        self._image.record_source(source)
         self._staged.add(result.path)
         context.placeholder.hand_on(result.path, result.size)
         _remove(self._staged - {result.path})

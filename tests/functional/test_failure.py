@@ -13,6 +13,7 @@
 """Imports that fail: a clear reason, nothing left, and a second chance."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -118,6 +119,19 @@ def test_broken_image(glance, images, spoil):
     spoil(qcow2)
     image, message = glance.refused(qcow2)
     assert_given_back(glance, image, message, BROKEN[spoil])
+
+
+@pytest.mark.parametrize('kept', [False, True])
+def test_another_upload_than_was_expected(glance, images, kept):
+    qcow2, _ = images.qcow2('unexpected')
+    wanted = hashlib.sha256(b'of another file').hexdigest()
+    found = hashlib.sha256(qcow2.read_bytes()).hexdigest()
+    image, message = glance.refused(
+        qcow2, 'iso' if kept else 'qcow2',
+        conversion_expected_hash=f'sha256:{wanted}')
+    assert image['status'] == 'queued'
+    assert f'sha256:{found}' in message and f'sha256:{wanted}' in message
+    assert glance.leftovers() == {}
 
 
 def test_compressed_cluster_that_does_not_decode(glance, images):

@@ -219,6 +219,29 @@ def test_a_later_delete_stops_nothing_else(glance, configure, images):
     assert glance.leftovers() == {}
 
 
+SOURCE = 'os_glance_conversion_source_'
+
+
+@pytest.mark.parametrize('algorithm', ['sha256', 'sha1'])
+def test_the_upload_that_was_expected(glance, images, algorithm):
+    qcow2, raw = images.qcow2('expected')
+    value = hashlib.new(algorithm, qcow2.read_bytes()).hexdigest()
+    image = glance.imported(
+        qcow2, conversion_expected_hash=f'{algorithm}:{value}')
+    assert_stored(glance, image, raw)
+    assert {name: found for name, found in image.items()
+            if name.startswith(SOURCE)} == {
+                f'{SOURCE}format': 'qcow2',
+                f'{SOURCE}size': str(qcow2.stat().st_size),
+                f'{SOURCE}hash': f'{algorithm}:{value}'}
+
+
+def test_nobody_else_says_what_was_uploaded(glance, images):
+    glance.api('POST', '/v2/images', expect=(403,), json={
+        'name': 'forged', 'disk_format': 'raw', 'container_format': 'bare',
+        f'{SOURCE}hash': 'sha256:00'})
+
+
 def test_record_is_what_stock_would_have_left(glance, configure, images):
     """Every field, and the RBD image too, byte for byte in its header."""
     qcow2, _ = images.qcow2('as-stock')
@@ -230,7 +253,8 @@ def test_record_is_what_stock_would_have_left(glance, configure, images):
     stock = glance.imported(qcow2)
     stock_rbd = glance.cloud.ceph.json('rbd', '-p', 'images', 'info',
                                        stock['id'])
-    own = {'id', 'created_at', 'updated_at', 'file', 'self'}
+    own = {'id', 'created_at', 'updated_at', 'file', 'self',
+           *(name for name in ours if name.startswith(SOURCE))}
     assert ({k: v for k, v in ours.items() if k not in own}
             == {k: v for k, v in stock.items() if k not in own})
     stock_locations = locations_of(glance.cloud, stock['id'])

@@ -145,6 +145,20 @@ def test_image_inside_an_image_is_refused_and_removed(tmp_path):
     sink = fakes.FakeSink()
     with pytest.raises(errors.UnsafeImage, match='hides'):
         _convert(str(outer), 'qcow2', sink)
+    # Nothing was written first.
+    assert sink.names() == ['abort']
+
+
+def test_image_inside_an_image_that_shows_late_is_removed(tmp_path,
+                                                          monkeypatch):
+    inner = images.qcow2(tmp_path / 'inner', 'A')
+    outer = tmp_path / 'outer'
+    images.run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', inner,
+               outer)
+    monkeypatch.setattr(convert, '_BEGINNING', 0)
+    sink = fakes.FakeSink()
+    with pytest.raises(errors.UnsafeImage, match='hides'):
+        _convert(str(outer), 'qcow2', sink)
     assert sink.names()[-1] == 'abort'
     assert 'seal' not in sink.names()
 
