@@ -50,8 +50,13 @@ class Meta(NamedTuple):
 
 
 def write(image: Any, mark: marks.Mark) -> None:
-    """Mark an image that is open for writing, by nobody else."""
-    client, = rbd_fence.watchers(image)
+    """Mark an image that is open for writing, by nobody else.
+
+    :raises errors.Fenced: if somebody else has it open, who removes it
+    """
+    client, *others = rbd_fence.watchers(image) or ['']
+    if others or not client:
+        raise errors.Fenced
     image.metadata_set(KEY, json.dumps(
         Meta(mark.task_id, mark.deployment, mark.host, client)._asdict()))
 

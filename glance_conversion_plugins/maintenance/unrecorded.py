@@ -29,6 +29,7 @@ from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import recovery
+from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins.stores import verdict
 
@@ -99,8 +100,10 @@ class Unrecorded:
         writer = verdict.Writer.ALIVE
         if not self._store.is_open(found):
             writer = self._imports.writer(mark.task_id, mark.image_id)
+        # Glance lets an upload begin while an import holds the image.
         awaited = (recovery.is_lock_of(holder, mark.task_id)
-                   if status == 'importing' else holder is None)
+                   if status == 'importing' else
+                   holder is None or liveness.is_id(mark.task_id))
         if awaited and status == 'saving' and self._has_rival(found):
             awaited = False
         return verdict.Evidence(

@@ -57,6 +57,11 @@ def new_id() -> str:
     return f'{_own_name()}-{secrets.token_hex(4)}'
 
 
+def is_id(task_id: str) -> bool:
+    """Say whether this is the id of an upload, and not of an import."""
+    return _ID.fullmatch(task_id) is not None
+
+
 def _own_name() -> str:
     global _this
     with _lock:

@@ -51,7 +51,7 @@ class Evidence(NamedTuple):
     # Of the record of the image: a status, 'unknown' if there is no record.
     status: str
     # Whether the import or upload that wrote it is the one that Glance waits
-    # for: an import by its lock, an upload by there being none.
+    # for: an import by its lock, an upload by the status.
     is_awaited: bool
 
 

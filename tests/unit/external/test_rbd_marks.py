@@ -115,6 +115,20 @@ def test_a_mark_says_who_writes_and_by_which_client(cluster, ioctx, write):
     sink.release()
 
 
+@pytest.mark.parametrize('openers', [0, 2])
+def test_what_somebody_else_has_open_is_not_marked(cluster, ioctx, openers):
+    """A clean-up takes what was only begun, of one who paused just then."""
+    name = MARK.name('partial')
+    rbd_marks.rbd.RBD().create(ioctx, name, 4096)
+    with rbd_marks.rbd.Image(ioctx, name) as image:
+        header = cluster.images[name]
+        header.opened[:] = [cluster.client()[0] for _ in range(openers)]
+        with pytest.raises(errors.Fenced):
+            rbd_marks.write(image, MARK)
+        assert header.meta == {}
+        header.opened[:] = [ioctx.client]
+
+
 @pytest.mark.parametrize('value', [
     'x', '{', '[]', '1', 'null', '"text"', '{"task": 1}', '{}',
     json.dumps({'task': MARK.task_id}),

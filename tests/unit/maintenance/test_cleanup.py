@@ -39,6 +39,7 @@ from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import recovery
 from glance_conversion_plugins.maintenance import unrecorded
 from glance_conversion_plugins.stores import driver
+from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import placeholder
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins.stores import sparse_file
@@ -210,6 +211,17 @@ def _let_it_be_long_ago(task_id):
 def test_an_upload_that_died_is_ended_first(store):
     image_id = databases.add_image('saving')
     _write(store, image_id)
+    leftover, = _in_store()
+    leftover.remedy()
+    assert _names(store) == []
+    assert records.status(image_id) == 'queued'
+
+
+def test_an_upload_that_died_beside_a_dead_import_is_ended_first(store):
+    """Glance lets it begin, whatever holds the image."""
+    task_id = databases.add_task(age=LONG)
+    image_id = databases.add_image('saving', task_id)
+    _write(store, image_id, liveness.new_id())
     leftover, = _in_store()
     leftover.remedy()
     assert _names(store) == []

@@ -96,6 +96,12 @@ def test_each_id_is_another_of_one_process():
     assert len({_process(each) for each in ids}) == 1
 
 
+def test_an_id_is_told_from_that_of_a_task():
+    assert liveness.is_id(liveness.new_id())
+    assert not liveness.is_id(str(uuid.uuid4()))
+    assert not liveness.is_id(f'{liveness.new_id()}.')
+
+
 def test_two_processes_have_different_names(other):
     assert _process(other.ask()[1]) != _process(liveness.new_id())
 
