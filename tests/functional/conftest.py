@@ -28,6 +28,10 @@ sys.path.insert(0, str(TOOLS))
 
 from cloud import Cloud  # noqa: E402
 
+pytest.register_assert_rewrite('tests.functional.nodes',
+                               'tests.functional.campaign')
+
+from tests.functional import nodes as nodes_  # noqa: E402
 from tests.functional import support  # noqa: E402
 
 # Each worker of pytest-xdist has a cloud of its own.
@@ -134,3 +138,41 @@ def http_server(images):
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+# Several nodes
+
+@pytest.fixture(scope='module')
+def all_nodes(cloud):
+    nodes = nodes_.Nodes(cloud)
+    try:
+        nodes.up()
+        with nodes.neighbour():
+            yield nodes
+    finally:
+        nodes.down()
+
+
+@pytest.fixture(scope='module')
+def disks(images):
+    return nodes_.make_disks(images, 6, size=96 * support.MIB, pieces=300)
+
+
+@pytest.fixture
+def nodes(all_nodes):
+    """Both nodes, which are to be left as they were found."""
+    all_nodes.up()
+    yield all_nodes
+    all_nodes.up()
+    if not all_nodes.is_tidy():
+        all_nodes.settle()
+    all_nodes.assert_all_is_well()
+    all_nodes.forget_images()
+    all_nodes.assert_all_is_well()
+
+
+@pytest.fixture(scope='module')
+def large(images):
+    """Something that is read for a second or two."""
+    qcow2, raw = images.full()
+    return nodes_.Disk(raw, qcow2, support.digests(raw)[1])

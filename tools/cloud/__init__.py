@@ -17,6 +17,7 @@ kolla-ansible does it, for the demonstration and for the tests. Uses
 the standard library only, so that it runs before anything is installed.
 """
 
+import copy
 import os
 import shutil
 
@@ -57,6 +58,18 @@ class Cloud:
         self.keystone.up()
         self.database.up()
         self.glance.up()
+
+    def beside(self, name, port, database=None):
+        """The same cloud, as seen by another node of its Glance.
+
+        :param database: of another deployment, with folders of its own
+        """
+        other = copy.copy(self)
+        other.database = database or self.database
+        other.glance = Glance(
+            self.settings, self.ceph, other.database, self.keystone.auth_url,
+            name, port, None if database else self.glance.dir)
+        return other
 
     def down(self):
         """Stop every process this cloud started; keep its data."""

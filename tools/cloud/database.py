@@ -26,8 +26,9 @@ NAME = 'glance'
 class Database:
     """A server of its own, reached by its socket only."""
 
-    def __init__(self, settings):
+    def __init__(self, settings, name=NAME):
         self._settings = settings
+        self._name = name
         self._dir = settings.root / 'mariadb'
         self._socket = settings.root / 'run' / 'mariadb.sock'
         self._log = settings.root / 'log' / 'mariadb.log'
@@ -37,14 +38,22 @@ class Database:
     def url(self):
         """How SQLAlchemy connects."""
         return (f'mysql+pymysql://{NAME}:{self._settings.password}@localhost/'
-                f'{NAME}?charset=utf8&unix_socket={self._socket}')
+                f'{self._name}?charset=utf8&unix_socket={self._socket}')
 
     def connect(self):
         """A connection for tests, from an environment with PyMySQL."""
         import pymysql
         return pymysql.connect(
-            unix_socket=str(self._socket), user=NAME, database=NAME,
+            unix_socket=str(self._socket), user=NAME, database=self._name,
             password=self._settings.password, autocommit=True)
+
+    def beside(self, name):
+        """Another database on this server, which is up; new or not."""
+        grant = (f'CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8; '
+                 f'GRANT ALL ON {name}.* TO {NAME}@localhost')
+        processes.run('mariadb', '--no-defaults', f'--socket={self._socket}',
+                      '--user=root', '--execute', grant)
+        return Database(self._settings, name)
 
     def up(self):
         """Create the database if it is new and start the server."""

@@ -23,19 +23,25 @@ IMPORT_SECTIONS = ('image_import_opts', 'image_conversion',
 
 
 class Glance(wsgi.WsgiService):
-    """The image service: what Kolla configures, with our plugins on."""
+    """The image service: what Kolla configures, with our plugins on.
 
-    def __init__(self, settings, ceph, database, auth_url):
-        self.dir = settings.root / 'glance'
+    One node of it: others have another name and port, and a staging of their
+    own; what is in shared_dir is the same for all of them.
+    """
+
+    def __init__(self, settings, ceph, database, auth_url, name='glance',
+                 port=1, shared_dir=None):
+        self.dir = settings.root / name
+        self._shared_dir = shared_dir or self.dir
         self.config_dir = self.dir / 'etc'
         self.staging = self.dir / 'staging'
         self._ceph = ceph
         self._database = database
         self._auth_url = auth_url
         super().__init__(
-            settings, 'glance', settings.port(1),
+            settings, name, settings.port(port),
             'glance.wsgi.api:application',
-            {'OS_GLANCE_CONFIG_DIR': self.config_dir}, 'glance-api.log',
+            {'OS_GLANCE_CONFIG_DIR': self.config_dir}, f'{name}-api.log',
             # The client uploads in chunks; uWSGI's own limit is too low
             # for them.
             {'processes': 2,
@@ -46,8 +52,8 @@ class Glance(wsgi.WsgiService):
 
     def up(self):
         """Create the service if it is new and start it if it is down."""
-        self.settings.once('glance-conf', self.configure)
-        self.settings.once('glance-db', self._create_tables)
+        self.settings.once(f'{self.name}-conf', self.configure)
+        self.settings.once(f'{self.name}-db', self._create_tables)
         self.start()
 
     def configure(self, overrides=None):
@@ -106,8 +112,8 @@ class Glance(wsgi.WsgiService):
             return {'rbd_store_pool': pool, 'rbd_store_user': 'glance',
                     'rbd_store_ceph_conf': self._ceph.conf}
 
-        def folder(name):
-            return {'filesystem_store_datadir': self.dir / name}
+        def folder(name, parent=self.dir):
+            return {'filesystem_store_datadir': parent / name}
         return {
             'DEFAULT': {'enabled_backends':
                         'ceph:sparse_rbd, ceph2:sparse_rbd, '
@@ -115,8 +121,8 @@ class Glance(wsgi.WsgiService):
             'glance_store': {'default_backend': 'ceph'},
             'ceph': rbd('images'),
             'ceph2': rbd('images2'),
-            'files': folder('files'),
-            'local': folder('images'),
+            'files': folder('files', self._shared_dir),
+            'local': folder('images', self._shared_dir),
             'os_glance_staging_store': folder('staging'),
             'os_glance_tasks_store': folder('tasks'),
         }
