@@ -206,14 +206,20 @@ class Ioctx:
         for call in operation:
             call(self._objects[self.pool, name])
 
-    def lock_exclusive(self, name, _lock, cookie, desc='', duration=None,
+    def lock_exclusive(self, key, name, cookie, desc='', duration=None,
                        flags=0):
+        del name, desc
+        self._lock(key, cookie, duration, flags)
+
+    def _lock(self, name, cookie, duration, flags):
         self.step(f'lock {name}')
         self._objects.setdefault((self.pool, name), {})
         held, until = self.client.cluster.locks.get((self.pool, name),
                                                     (None, 0))
         now = self.client.cluster.world.now
-        if held != cookie and until > now:
+        if until <= now and flags & 2:
+            raise ObjectNotFound(name)
+        if until > now and not (held == cookie and flags):
             raise ObjectBusy(name)
         self.client.cluster.locks[self.pool, name] = cookie, now + duration
         self.client.cluster.answer()

@@ -135,7 +135,57 @@ def ceph_says_that_a_key_is_gone(ceph):
         ceph.rbd.RBD().remove(one, name)
 
 
+_LOCK = {'name': 'turn', 'desc': '', 'duration': 60}
+_RENEW, _MUST = 1, 2
+
+
+def ceph_locks_an_object_for_one(ceph):
+    with ceph.client() as (_, one), ceph.client() as (_, two):
+        name = _name()
+        one.lock_exclusive(name, cookie='one', flags=_RENEW, **_LOCK)
+        one.lock_exclusive(name, cookie='one', flags=_RENEW, **_LOCK)
+        taken = ceph.rados.ObjectBusy, ceph.rados.ObjectExists
+        for ioctx, cookie, flags in ((two, 'two', _RENEW), (two, 'two', 0),
+                                     (one, 'one', 0)):
+            with pytest.raises(taken):
+                ioctx.lock_exclusive(name, cookie=cookie, flags=flags, **_LOCK)
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            two.lock_exclusive(_name(), cookie='two', flags=_MUST, **_LOCK)
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            two.unlock(name, 'turn', 'two')
+        one.unlock(name, 'turn', 'one')
+        two.lock_exclusive(name, cookie='two', flags=_RENEW, **_LOCK)
+        two.unlock(name, 'turn', 'two')
+
+
+def ceph_lists_keys_in_their_order(ceph):
+    with ceph.client() as (_, ioctx):
+        name = _name()
+
+        def keys(after, count):
+            with ceph.rados.ReadOpCtx() as operation:
+                found, _ = ioctx.get_omap_vals(operation, after, '', count)
+                ioctx.operate_read_op(operation, name)
+                return [key for key, _ in found]
+
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            keys('', 9)
+        for key in 'bca':
+            with ceph.rados.WriteOpCtx() as operation:
+                ioctx.set_omap(operation, (key,), (b'',))
+                ioctx.operate_write_op(operation, name)
+        assert keys('', 9) == ['a', 'b', 'c']
+        assert keys('', 2) == ['a', 'b']
+        assert keys('b', 2) == ['c']
+        with ceph.rados.WriteOpCtx() as operation:
+            ioctx.remove_omap_keys(operation, ('b', 'x'))
+            ioctx.operate_write_op(operation, name)
+        assert keys('', 9) == ['a', 'c']
+
+
 CEPH_CHECKS = [
+    ceph_locks_an_object_for_one,
+    ceph_lists_keys_in_their_order,
     ceph_keeps_a_handle_over_a_rename,
     ceph_renames_for_one_only,
     ceph_sees_writers_and_not_readers,

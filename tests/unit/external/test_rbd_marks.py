@@ -115,6 +115,17 @@ def test_a_mark_says_who_writes_and_by_which_client(cluster, ioctx, write):
     sink.release()
 
 
+def test_what_is_lost_while_it_is_read_is_not_there(cluster, ioctx,
+                                                    monkeypatch):
+    """The binding of Ceph 16 has no better word for it."""
+    def lost(_):
+        raise AttributeError("'NoneType' object has no attribute 'x'")
+
+    _stock_image(cluster)
+    monkeypatch.setattr(rbd_marks.rbd.Image, 'metadata_list', lost)
+    assert rbd_marks.read(ioctx, IMAGE) is None
+
+
 @pytest.mark.parametrize('openers', [0, 2])
 def test_what_somebody_else_has_open_is_not_marked(cluster, ioctx, openers):
     """A clean-up takes what was only begun, of one who paused just then."""

@@ -387,6 +387,14 @@ def test_an_image_that_is_gone_is_deleted_whatever_it_was(status):
     assert records.status(image_id) == 'deleted'
 
 
+@pytest.mark.parametrize(('value', 'stores'), [
+    ('', []), ('a', ['a']), ('a,b', ['a', 'b'])])
+def test_stores_that_an_image_is_still_to_get_into(value, stores):
+    image_id = databases.add_image('importing', properties={
+        compat.IMPORTING_PROPERTY: value})
+    assert records.importing_stores(image_id) == stores
+
+
 def test_a_url_is_recorded_once_it_stands_in_a_location():
     image_id = _image('one')
     assert not records.is_recorded('rbd://f/p/i/snap')

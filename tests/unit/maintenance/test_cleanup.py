@@ -591,6 +591,20 @@ def test_a_store_that_does_not_answer_is_told_and_others_are_searched(
     assert 'store files: data of' in leftover.what
 
 
+def test_a_store_that_another_process_cleans_is_passed_over(
+        store, stores, monkeypatch):
+    @contextlib.contextmanager
+    def busy():
+        raise errors.Busy('Another process cleans the store.')
+        yield
+
+    stores['far'] = copy.copy(store)
+    stores['far'].turn = busy
+    _write(store, databases.add_image('queued'), _over())
+    leftover, = _in_store()
+    assert 'store files: data of' in leftover.what
+
+
 def test_a_store_that_is_not_ours_is_passed_over(store, stores):
     stores['swift'] = None
     _write(store, databases.add_image('queued'), _over())
@@ -820,6 +834,18 @@ def test_the_operator_may_say_when_an_import_is_dead():
         found = [each for each in cleanup.find(dead_after)
                  if each.what.startswith('the hold ')]
         assert len(found) == expected
+
+
+def test_an_upload_of_an_import_that_nobody_knows_goes(staging):
+    """Of its task nothing is left that says how it was imported."""
+    image_id = databases.add_image('importing', 'no such task')
+    _placeholder(staging, image_id, 'no such task')
+    _stage(staging, image_id)
+    for each in cleanup.find():
+        if not each.what.startswith('process '):
+            each.remedy()
+    assert [*staging.iterdir()] == []
+    assert records.status(image_id) == 'queued'
 
 
 def test_data_comes_first_and_placeholders_come_last(store, staging):
