@@ -124,7 +124,6 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
     try:
         with contextlib.closing(
                 open_source(image, conversion.cancel)) as source:
-            _see_beginning(source, policy)
             return _fill(source, policy, target, spec, conversion)
     except BaseException:
         target.abort()
@@ -162,6 +161,7 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
     progress, clock = conversion.progress, conversion.clock
     with (conversion.cancel.interrupting(interrupt),
           watchdog.watch(progress.position, interrupt)):
+        _see_beginning(source, policy)
         with clock.run('create'):
             sink.create(source.size)
         found = _copy(source, policy, sink, spec, conversion)
