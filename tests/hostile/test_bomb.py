@@ -32,6 +32,7 @@ from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import qcow2
 from tests.contract import images
+from tests.hostile import bombs
 
 GIB = 1 << 30
 CLUSTER = 64 * 1024
@@ -93,35 +94,6 @@ def test_is_refused_in_staging_too(bomb, tmp_path):
 
 # Tables that are shared: what they say has nothing to do with the file's size
 
-def _shared_tables(path, count, cluster_bits, entry, reference_bits=4):
-    """A qcow2 whose table of tables names the same one again and again.
-
-    :param entry: of what that table is full, from the place of its data
-    """
-    size = 1 << cluster_bits
-    tables = -(-count * 8 // size)
-    table, data = (3 + tables) * size, (4 + tables) * size
-    head = struct.pack('>4sIQIIQIIQQIIQ', b'QFI\xfb', 3, 0, 0, cluster_bits,
-                       size * (size // 8), 0, count, 3 * size, size, 1, 0, 0)
-    head += struct.pack('>QQQII', 0, 0, 0, reference_bits, 104) + bytes(8)
-    references = [1] * (data // size + 1)
-    if reference_bits == 6:
-        references[table // size] = count
-        references[data // size] = count * (size // 8)
-    with open(path, 'wb') as f:
-        f.truncate(data + size)
-        for offset, content in (
-                (0, head), (size, struct.pack('>Q', 2 * size)),
-                (2 * size, b''.join(n.to_bytes(1 << reference_bits >> 3)
-                                    for n in references)),
-                (3 * size, struct.pack('>Q', table) * count),
-                (table, struct.pack('>Q', entry(data)) * (size // 8)),
-                (data, b'\x4b' * 512)):
-            f.seek(offset)
-            f.write(content)
-    return str(path)
-
-
 _MEASURE = """
 import resource, sys
 from glance_conversion_plugins import errors
@@ -142,7 +114,7 @@ except errors.DamagedImage as e:
 
 def test_complaints_without_an_end_take_no_memory(tmp_path):
     """One for each of 16 million entries, of a file of 400 KiB."""
-    path = _shared_tables(tmp_path / 'disk', 2048, 16, lambda data: data)
+    path = bombs.shared_tables(tmp_path / 'disk', 2048, 16, lambda data: data)
     assert os.path.getsize(path) < 512 << 10
     done = subprocess.run([sys.executable, '-c', _MEASURE, path],
                           check=True, capture_output=True, text=True)
@@ -167,13 +139,13 @@ def _read_of(path, monkeypatch):
 @pytest.mark.parametrize('count', [1, 2000])
 def test_a_shared_table_is_read_once(tmp_path, monkeypatch, count):
     """Of 2 MiB, however often it is named."""
-    path = _shared_tables(tmp_path / 'disk', count, 21,
+    path = bombs.shared_tables(tmp_path / 'disk', count, 21,
                           lambda data: 1 << 62 | data, reference_bits=6)
     assert _read_of(path, monkeypatch) < 3 << 20
 
 
 def test_shared_tables_are_no_damage(tmp_path):
-    path = _shared_tables(tmp_path / 'disk', 16, 21,
+    path = bombs.shared_tables(tmp_path / 'disk', 16, 21,
                           lambda data: 1 << 62 | data, reference_bits=6)
     inspection.check_intact(inspection.inspect(path, 'qcow2', POLICY._replace(
         max_virtual_size=1 << 50)))
