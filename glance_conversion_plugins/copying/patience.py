@@ -18,8 +18,8 @@ their own, which are left behind.
 """
 
 from collections.abc import Callable
-from concurrent import futures
 import logging
+import queue
 import threading
 from typing import Any
 from typing import TypeVar
@@ -37,6 +37,36 @@ class Unanswered(Exception):
     """A call has not come back, and may still do something."""
 
 
+class _Caller:
+    """A thread that makes one call after the other, until it is left."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], Any] | None] = (
+            queue.SimpleQueue())
+        self._answers: queue.SimpleQueue[
+            tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        # Nobody waits for such a thread at the end of the process either.
+        threading.Thread(target=self._run, daemon=True, name=name).start()
+
+    def _run(self) -> None:
+        while call := self._calls.get():
+            try:
+                self._answers.put((call(), None))
+            except BaseException as e:
+                self._answers.put((None, e))
+
+    def begin(self, call: Callable[[], Any]) -> None:
+        self._calls.put(call)
+
+    def answer(self, seconds: float) -> tuple[Any, BaseException | None]:
+        """What became of a call; raises queue.Empty if that takes longer."""
+        return self._answers.get(timeout=seconds)
+
+    def leave(self) -> None:
+        """Let it end with what it does."""
+        self._calls.put(None)
+
+
 class Patience:
     """Makes calls until one of them does not come back."""
 
@@ -47,6 +77,8 @@ class Patience:
         """
         self._name = name
         self.is_over = False
+        # As many as there ever were calls at once.
+        self._idle: list[_Caller] = []
 
     def call(self, function: Callable[..., T], *args: Any,
              seconds: float = SECONDS) -> T:
@@ -56,25 +88,40 @@ class Patience:
         """
         if self.is_over:
             raise Unanswered
-        answer: futures.Future[T] = futures.Future()
-
-        def ask() -> None:
-            try:
-                answer.set_result(function(*args))
-            except BaseException as e:
-                answer.set_exception(e)
-
-        self._start(ask)
-        if not futures.wait([answer], seconds).done:
+        try:
+            caller = self._idle.pop()
+        except IndexError:
+            caller = _Caller(self._name)
+        caller.begin(lambda: function(*args))
+        try:
+            result, error = caller.answer(seconds)
+        except queue.Empty:
             self.is_over = True
+            caller.leave()
             LOG.error('%s has not answered for %d s', self._name, seconds)
-            raise Unanswered
-        return answer.result()
+            raise Unanswered from None
+        self._idle.append(caller)
+        if error:
+            raise error
+        found: T = result
+        return found
 
-    def leave(self, function: Callable[[], object]) -> None:
-        """Call a function some time, and do not wait for it."""
-        self._start(function)
+    def end(self, function: Callable[[], object]) -> None:
+        """Make a last call; if it is over, some time, and nobody waits.
 
-    def _start(self, target: Callable[[], object]) -> None:
-        # Nobody waits for such a thread at the end of the process either.
-        threading.Thread(target=target, daemon=True, name=self._name).start()
+        :raises Unanswered: if that takes too long
+        """
+        try:
+            if self.is_over:
+                caller = _Caller(self._name)
+                caller.begin(function)
+                caller.leave()
+            else:
+                self.call(function)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of all that is idle; a later call is made all the same."""
+        while self._idle:
+            self._idle.pop().leave()

@@ -53,7 +53,8 @@ class PatientSink:
         return int(self._call(self._sink.write, view, offset))
 
     def zero(self, offset: int, length: int) -> None:
-        self._call(self._sink.zero, offset, length)
+        # A new file has only zeros: nothing is asked of its place.
+        self._sink.zero(offset, length)
 
     def resize(self, size: int) -> None:
         self._call(self._sink.resize, size)
@@ -65,7 +66,10 @@ class PatientSink:
         self._call(self._sink.publish)
 
     def hand_over(self) -> None:
-        self._call(self._sink.hand_over)
+        try:
+            self._call(self._sink.hand_over)
+        finally:
+            self._patience.close()
 
     def is_held(self) -> bool:
         try:
@@ -77,17 +81,14 @@ class PatientSink:
         self._sink.interrupt()
 
     def release(self) -> None:
-        self._end(self._sink.release)
+        self._let_go(self._sink.release)
 
     def abort(self) -> None:
-        self._end(self._sink.abort)
+        self._let_go(self._sink.abort)
 
-    def _end(self, end: Callable[[], None]) -> None:
-        """Let go of it, whenever its place answers again."""
-        if self._patience.is_over:
-            self._patience.leave(end)
-            return
+    def _let_go(self, end: Callable[[], None]) -> None:
+        """Do the last that is to be done, whenever its place answers."""
         try:
-            self._call(end)
-        except errors.SinkFailed:
+            self._patience.end(end)
+        except patience.Unanswered:
             LOG.error('What was begun there is left to the clean-up')

@@ -14,6 +14,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import itertools
 from typing import Any
 
@@ -62,7 +63,5 @@ class PatientSource:
         self._source.interrupt()
 
     def close(self) -> None:
-        if self._patience.is_over:
-            self._patience.leave(self._source.close)
-        else:
-            self._call(self._source.close)
+        with contextlib.suppress(patience.Unanswered):
+            self._patience.end(self._source.close)

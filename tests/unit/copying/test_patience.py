@@ -158,3 +158,26 @@ def test_a_source_that_hangs_fails_and_is_closed(read, away):
 def test_a_source_that_can_not_be_opened_fails(away):
     with pytest.raises(errors.SourceFailed):
         patient_source.PatientSource(lambda: away.wait(), 'files')
+
+
+@pytest.mark.parametrize('end', ['hand_over', 'release', 'abort'])
+def test_no_thread_stays(end):
+    sink = patient_sink.PatientSink(fakes.FakeSink(), 'threads')
+    sink.create(4096)
+    sink.write(BLOCK, 0)
+    assert _threads() == 1
+    getattr(sink, end)()
+    _wait_for(lambda: not _threads())
+
+
+def _threads():
+    return len([t for t in threading.enumerate() if t.name == 'threads'])
+
+
+def test_who_comes_too_late_is_told(away):
+    hanging, sink = _sink('write', away)
+    with pytest.raises(errors.SinkFailed):
+        sink.write(BLOCK, 0)
+    with pytest.raises(errors.SinkFailed):
+        sink.hand_over()
+    assert 'hand_over' not in hanging.names()
