@@ -274,6 +274,10 @@ class Campaign:
 
     def _settle(self):
         self._nodes.settle()
+        # Glance removes data before it says so: of a delete that was cut its
+        # owner has to make sure.
+        for image_id in sorted(self._deleted & self._nodes.records().keys()):
+            self._nodes.b.attempt('DELETE', f'/v2/images/{image_id}')
         self._nodes.clean_once(self._nodes.a, command='digests')
         self._nodes.clean_once(
             self._nodes.b, '--grace', '0', str(uuid.uuid4()),
