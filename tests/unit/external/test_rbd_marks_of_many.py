@@ -96,14 +96,6 @@ def test_a_mark_says_who_writes_by_which_client(cluster, ioctx):
         client=client.address)
 
 
-def test_what_somebody_else_has_open_is_not_marked(cluster):
-    clusters.create(cluster, IMAGE)
-    with cluster.open(IMAGE), cluster.open(IMAGE) as image:
-        with pytest.raises(ValueError, match='too many'):
-            rbd_marks.write(image, MINE)
-    assert _meta(cluster) is None
-
-
 def test_what_is_not_marked_has_no_mark(cluster, ioctx):
     assert rbd_marks.read(ioctx, IMAGE) is None
     clusters.create(cluster, IMAGE)
