@@ -43,6 +43,18 @@ ROOT = os.environ.get('GLANCE_TEST_CLOUD_DIR',
 PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 200 * WORKER
 
 
+# These take longest, and go first: in the end no worker waits for another.
+LONG = ('test_nodes', 'test_formats', 'test_crash', 'test_failure',
+        'test_quickstart', 'test_install', 'test_resume', 'test_import')
+
+
+def pytest_collection_modifyitems(items):
+    def turn(item):
+        name = item.path.stem
+        return LONG.index(name) if name in LONG else len(LONG)
+    items.sort(key=turn)
+
+
 def fresh_cloud(root, base_port):
     """A cloud that is not up, in place of what a dead run has left."""
     Cloud(root, sys.prefix, base_port=base_port).destroy()

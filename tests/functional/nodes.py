@@ -206,7 +206,7 @@ class Nodes:
         theirs = self.other.start_managing('cleanup')
         for node in (self.a, self.b):
             self.clean_once(node, '--dead-after', '0')
-        assert found_nothing(theirs.communicate()[0])
+        assert support.found_nothing(theirs.communicate()[0])
 
     def all_are_silent(self, seconds, silence=0):
         """As if so much time had gone by since anybody was at work.
@@ -444,11 +444,6 @@ def records(database):
             for image_id, status, os_hash in rows(
                 'SELECT id, status, os_hash_value FROM images '
                 'WHERE deleted = 0')}
-
-
-def found_nothing(said):
-    """Whether a pass says so, perhaps after how far it was."""
-    return said.endswith('nothing to remove\n')
 
 
 def open_files(pid):

@@ -361,6 +361,11 @@ class Commands:
                               timeout=300)
 
 
+def found_nothing(said):
+    """Whether a pass says so, perhaps after how far it was."""
+    return said.endswith('nothing to remove\n')
+
+
 def proc(pid, name):
     """Read what the kernel says of a process; nothing if it is gone."""
     try:
