@@ -12,6 +12,7 @@
 
 
 import threading
+import time
 
 from oslo_config import cfg
 import pytest
@@ -25,6 +26,11 @@ config.register_opts(cfg.CONF)
 def no_thread_left():
     before = set(threading.enumerate())
     yield
+    deadline = time.monotonic() + 5
+    # Those that were told to end may need a moment.
+    while (set(threading.enumerate()) - before
+           and time.monotonic() < deadline):
+        time.sleep(0.01)
     assert set(threading.enumerate()) <= before
 
 

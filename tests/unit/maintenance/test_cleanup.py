@@ -115,9 +115,21 @@ def _names(store):
     return sorted(os.listdir(store.datadir))
 
 
+_sinks = []
+
+
+@pytest.fixture(autouse=True)
+def writers():
+    """Those that are alive in a test are not for ever."""
+    yield
+    while _sinks:
+        _sinks.pop().release()
+
+
 def _write(store, image_id, task_id=None, published=False, alive=False):
     """Write an image as an import or an upload does."""
     sink = store.sink(image_id, task_id or str(uuid.uuid4()))
+    _sinks.append(sink)
     sink.create(len(CONTENT))
     sink.write(memoryview(CONTENT), 0)
     sink.seal()
