@@ -162,3 +162,23 @@ def test_cleanups_that_never_rest_among_imports_and_uploads(nodes, disks):
             } == {'active'}
     assert not [words for words in said if 'failed' in words]
     assert not [words for words in said if 'dead import or upload' in words]
+
+
+def test_store_that_has_another_name_while_a_mark_is_left(nodes, disks,
+                                                          tmp_path):
+    """What is recorded is known by its URL: the mark goes, the image stays.
+    """
+    image_id = writers.killed_after_the_record(nodes, disks[0])
+    renamed = support.Commands(nodes.b, tmp_path)
+    renamed.configure(
+        DEFAULT={'enabled_backends': 'new:sparse_rbd, local:file'},
+        glance_store={'default_backend': 'new'},
+        new={'rbd_store_pool': 'images', 'rbd_store_user': 'glance',
+             'rbd_store_ceph_conf': nodes.cloud.ceph.conf})
+    support.wait_for(nodes.is_free, 30)
+    done = renamed.run('glance-conversion-manage', 'cleanup')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'mark on the recorded image {image_id}' in done.stdout
+    nodes.assert_whole(image_id)
+    assert nodes.marks() == set()
+    nodes.a.start()

@@ -249,6 +249,11 @@ class Nodes:
                 return dict(image.metadata_list()).get(MARK)
         return None
 
+    def is_written(self, pool):
+        """Whether an image is begun there, and is more than a name."""
+        return any(self.mark(pool, name) for name in self.stored(pool)
+                   if name.endswith('.partial'))
+
     def marks(self):
         """Everything that is not, or not yet, this Glance's: (where, name).
         """

@@ -67,7 +67,7 @@ STORES = 'files', 'ceph2'
 def test_node_that_is_gone_with_its_staging(nodes, large, disks):
     """Another node gives its image back."""
     image_id, _ = writers.begin_import(nodes, large, stores=STORES)
-    support.wait_for(nodes.marks)
+    support.wait_for(lambda: nodes.is_written('images2'))
     nodes.a.kill()
     for path in nodes.a.cloud.glance.staging.iterdir():
         path.unlink()
@@ -86,31 +86,11 @@ def test_node_that_is_gone_with_its_staging(nodes, large, disks):
 def test_one_pass_once_a_dead_import_was_silent(nodes, large):
     """Ten minutes, on a node that has nothing but the stores to look at."""
     writers.begin_import(nodes, large, stores=STORES)
-    support.wait_for(nodes.marks)
+    support.wait_for(lambda: nodes.is_written('images2'))
     nodes.a.kill()
     support.wait_for(nodes.is_free, 30)
     nodes.all_are_silent(660)
     nodes.clean_once(nodes.b)
-    assert nodes.marks() == set()
-    nodes.a.start()
-
-
-def test_store_that_has_another_name_while_a_mark_is_left(nodes, disks,
-                                                          tmp_path):
-    """What is recorded is known by its URL: the mark goes, the image stays.
-    """
-    image_id = writers.killed_after_the_record(nodes, disks[0])
-    renamed = support.Commands(nodes.b, tmp_path)
-    renamed.configure(
-        DEFAULT={'enabled_backends': 'new:sparse_rbd, local:file'},
-        glance_store={'default_backend': 'new'},
-        new={'rbd_store_pool': 'images', 'rbd_store_user': 'glance',
-             'rbd_store_ceph_conf': nodes.cloud.ceph.conf})
-    support.wait_for(nodes.is_free, 30)
-    done = renamed.run('glance-conversion-manage', 'cleanup')
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f'mark on the recorded image {image_id}' in done.stdout
-    nodes.assert_whole(image_id)
     assert nodes.marks() == set()
     nodes.a.start()
 

@@ -72,7 +72,7 @@ def paused_before_the_record(nodes, begin, disk):
 
     That takes Glance a few milliseconds, so this may need some attempts.
     """
-    for _ in range(8):
+    for _ in range(20):
         image_id, finish = begin(nodes, disk)
         support.wait_for(lambda image_id=image_id: image_id in
                          nodes.stored(), interval=0.001)
@@ -89,7 +89,7 @@ def paused_before_the_record(nodes, begin, disk):
 
 def killed_after_the_record(nodes, disk):
     """A node that dies before it takes the mark off; returns the image."""
-    for _ in range(8):
+    for _ in range(20):
         image_id, finish = begin_upload(nodes, disk)
         support.wait_for(lambda image_id=image_id:
                          nodes.records()[image_id].urls, interval=0.001)
