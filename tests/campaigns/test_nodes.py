@@ -182,3 +182,22 @@ def test_store_that_has_another_name_while_a_mark_is_left(nodes, disks,
     nodes.assert_whole(image_id)
     assert nodes.marks() == set()
     nodes.a.start()
+
+
+def test_node_that_is_gone_with_its_staging(nodes, large, disks):
+    """Another node gives its image back."""
+    image_id, _ = writers.begin_import(nodes, large, stores=('files', 'ceph2'))
+    support.wait_for(lambda: nodes.is_written('images2'))
+    nodes.a.kill()
+    for path in nodes.a.cloud.glance.staging.iterdir():
+        path.unlink()
+    support.wait_for(nodes.is_free, 30)
+    nodes.all_are_silent(7200)
+    nodes.clean()
+    # Its task was at work just now, for it was made to fail.
+    nodes.all_are_silent(7200)
+    nodes.clean_once(nodes.b)
+    assert nodes.records()[image_id].status == 'queued'
+    assert nodes.marks() == set()
+    nodes.a.start()
+    writers.import_again(nodes, image_id, disks[1])

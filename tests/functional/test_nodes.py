@@ -64,25 +64,6 @@ def test_owner_tries_again_while_the_first_writer_pauses(
 STORES = 'files', 'ceph2'
 
 
-def test_node_that_is_gone_with_its_staging(nodes, large, disks):
-    """Another node gives its image back."""
-    image_id, _ = writers.begin_import(nodes, large, stores=STORES)
-    support.wait_for(lambda: nodes.is_written('images2'))
-    nodes.a.kill()
-    for path in nodes.a.cloud.glance.staging.iterdir():
-        path.unlink()
-    support.wait_for(nodes.is_free, 30)
-    nodes.all_are_silent(7200)
-    nodes.clean()
-    # Its task was at work just now, for it was made to fail.
-    nodes.all_are_silent(7200)
-    nodes.clean_once(nodes.b)
-    assert nodes.records()[image_id].status == 'queued'
-    assert nodes.marks() == set()
-    nodes.a.start()
-    writers.import_again(nodes, image_id, disks[1])
-
-
 def test_one_pass_once_a_dead_import_was_silent(nodes, large):
     """Ten minutes, on a node that has nothing but the stores to look at."""
     writers.begin_import(nodes, large, stores=STORES)
