@@ -20,7 +20,6 @@ either. A third file is locked by who looks at all of them.
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -71,26 +70,11 @@ def hold(limits: Limits, folder: str | None, progress: progress_.Progress,
         os.close(slot)
 
 
-def _open(folder: str, name: str) -> int:
-    return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT
-                   | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _try(fd: int) -> bool:
-    """Lock a file, unless somebody else has."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[None]:
     """Keep all others from looking; they do so for a moment only."""
-    fd = _open(folder, _QUEUE)
+    fd = locks.hold(os.path.join(folder, _QUEUE))
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
@@ -102,8 +86,7 @@ def _drawn(folder: str, project: str) -> Iterator[str]:
     with _alone(folder):
         # All processes of a node have the same monotonic clock.
         name = f'{_TICKET}{time.monotonic_ns():020}-{uuid.uuid4()}'
-        fd = _open(folder, name)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fd = locks.hold(os.path.join(folder, name))
         _write(fd, project)
     try:
         yield name
@@ -143,26 +126,26 @@ def _projects(folder: str, kind: str) -> dict[str, str]:
     """Who holds each file of a kind, in the order of their names."""
     found = {}
     for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
         if not name.startswith(kind):
             continue
-        fd = _open(folder, name)
-        try:
-            if not _try(fd):
-                found[name] = os.pread(fd, _LONGEST_PROJECT, 0).decode(
-                    errors='replace')
-            elif kind == _TICKET:
-                # Of a process that died.
-                os.unlink(os.path.join(folder, name))
-        finally:
-            os.close(fd)
+        if (fd := locks.acquire(path)) is None:
+            # A ticket may go at any moment.
+            with (contextlib.suppress(FileNotFoundError),
+                  open(path, errors='replace') as f):
+                found[name] = f.read(_LONGEST_PROJECT)
+            continue
+        if kind == _TICKET:
+            # Of a process that died.
+            os.unlink(path)
+        os.close(fd)
     return found
 
 
 def _acquire(folder: str, limit: int, project: str) -> int | None:
     for number in range(limit):
-        fd = _open(folder, f'{_SLOT}{number}')
-        if _try(fd):
+        fd = locks.acquire(os.path.join(folder, f'{_SLOT}{number}'))
+        if fd is not None:
             _write(fd, project)
             return fd
-        os.close(fd)
     return None

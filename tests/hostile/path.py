@@ -86,6 +86,16 @@ def convert(path: pathlib.Path, disk_format: str, sink: FileSink,
     return conversion
 
 
+def converted(folder: pathlib.Path, data: bytes, disk_format: str
+              ) -> tuple[bytes, list[str]]:
+    """The bytes of the disk in a file, and what its owner is told."""
+    path = folder / f'disk.{disk_format}'
+    path.write_bytes(data)
+    sink = FileSink(folder / 'result')
+    conversion = convert(path, disk_format, sink)
+    return sink.path.read_bytes(), conversion.remarks
+
+
 def reference(path: pathlib.Path, disk_format: str, target: pathlib.Path
               ) -> bool:
     """Let qemu-img convert an image, within limits; say whether it did.

@@ -17,6 +17,8 @@ heads and sectors, which round down, and loses the end of the disk with the
 second partition table. libvhdi, which takes the footer's, is.
 """
 
+import functools
+
 import pytest
 import pyvhdi
 
@@ -30,6 +32,7 @@ from tests.hostile import path as path_
 from tests.hostile import vhd
 
 SIZE = 5 * MIB
+_convert = functools.partial(path_.converted, disk_format='vhd')
 ROUNDED = 10 * 16 * 63 * 512    # by the geometry that vhd.footer() writes
 KINDS = {
     'dynamic': (vhd.dynamic, vhd.dynamic_disk),
@@ -39,15 +42,6 @@ CREATORS = [b'win ', b'qem2', b'd2v ', b'tap\0', b'CTXS', b'wa\0\0', b'vbox',
             b'vs  ', b'elem', b'SIMH', b'pvhd', b'pyvh', b'w2ru', bytes(4)]
 
 kinds = pytest.mark.parametrize('kind', KINDS)
-
-
-def _convert(folder, data):
-    """The bytes of the disk, and what its owner is told."""
-    path = folder / 'disk.vhd'
-    path.write_bytes(data)
-    sink = path_.FileSink(folder / 'result')
-    conversion = path_.convert(path, 'vhd', sink)
-    return sink.path.read_bytes(), conversion.remarks
 
 
 def _read_by_libvhdi(path):

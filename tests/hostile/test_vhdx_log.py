@@ -16,6 +16,7 @@ Of each image the table of blocks is lost and stands in the log; who does not
 replay it reads zeros, or nothing.
 """
 
+import functools
 import subprocess
 
 import pytest
@@ -31,14 +32,7 @@ from tests.hostile import path as path_
 from tests.hostile import vhdx
 
 SIZE = 5 * MIB
-
-
-def _convert(folder, data):
-    path = folder / 'disk.vhdx'
-    path.write_bytes(data)
-    sink = path_.FileSink(folder / 'result')
-    conversion = path_.convert(path, 'vhdx', sink)
-    return sink.path.read_bytes(), conversion.remarks
+_convert = functools.partial(path_.converted, disk_format='vhdx')
 
 
 def _crashed(*entries, guid=vhdx.LOG):

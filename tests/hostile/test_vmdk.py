@@ -12,6 +12,7 @@
 
 """VMDKs of other writers, beside the disk that they were made from."""
 
+import functools
 import struct
 import zlib
 
@@ -29,14 +30,7 @@ from tests.hostile import path as path_
 from tests.hostile import vmdk
 
 SIZE = 5 * MIB
-
-
-def _convert(folder, data):
-    path = folder / 'disk.vmdk'
-    path.write_bytes(data)
-    sink = path_.FileSink(folder / 'result')
-    conversion = path_.convert(path, 'vmdk', sink)
-    return sink.path.read_bytes(), conversion.remarks
+_convert = functools.partial(path_.converted, disk_format='vmdk')
 
 
 def _read_by_libvmdk(path):

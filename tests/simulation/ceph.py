@@ -25,44 +25,25 @@ class Error(Exception):
     errno = 5
 
 
-class ImageNotFound(Error):
-    errno = 2
+def _error(name, number, base=Error):
+    return type(name, (base,), {'errno': number})
 
 
-class ImageExists(Error):
-    errno = 17
-
-
-class ImageHasSnapshots(Error):
-    errno = 39
-
-
-class InvalidArgument(Error):
-    errno = 22
-
-
-class ImageBusy(Error):
-    errno = 16
-
-
-class ConnectionShutdown(Error):
-    errno = 108
-
-
-class TimedOut(Error):
-    errno = 110
+ImageNotFound = _error('ImageNotFound', errno.ENOENT)
+ImageExists = _error('ImageExists', errno.EEXIST)
+ImageHasSnapshots = _error('ImageHasSnapshots', errno.ENOTEMPTY)
+InvalidArgument = _error('InvalidArgument', errno.EINVAL)
+ImageBusy = _error('ImageBusy', errno.EBUSY)
+ConnectionShutdown = _error('ConnectionShutdown', errno.ESHUTDOWN)
+TimedOut = _error('TimedOut', errno.ETIMEDOUT)
 
 
 class RadosError(Exception):
     errno = 5
 
 
-class ObjectNotFound(RadosError):
-    errno = 2
-
-
-class ObjectBusy(RadosError):
-    errno = 16
+ObjectNotFound = _error('ObjectNotFound', errno.ENOENT, RadosError)
+ObjectBusy = _error('ObjectBusy', errno.EBUSY, RadosError)
 
 
 class Header:

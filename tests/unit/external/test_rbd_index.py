@@ -134,3 +134,5 @@ def test_a_cluster_that_is_gone_does_not_hinder_the_end(cluster, ioctx,
 
     with rbd_index.turn(ioctx):
         monkeypatch.setattr(ceph.Ioctx, 'unlock', fail)
+    # It runs out by itself.
+    assert _locked(cluster)

@@ -26,10 +26,8 @@ import types
 import uuid
 
 import glance_store
-from oslo_config import cfg
 import pytest
 
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
 from glance_conversion_plugins.external import sandbox
@@ -42,10 +40,10 @@ from glance_conversion_plugins.stores import driver
 from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import placeholder
 from glance_conversion_plugins.stores import registry
-from glance_conversion_plugins.stores import sparse_file
 from glance_conversion_plugins.stores import sparsify_rbd
 from tests.unit import clusters
 from tests.unit import databases
+from tests.unit import file_stores
 
 # What is left after so long is of nobody who lives. In seconds.
 LONG = 100_000
@@ -101,14 +99,7 @@ def store(tmp_path, override, stores):
 
 def _make_store(datadir):
     datadir.mkdir()
-    conf = cfg.ConfigOpts()
-    glance_store.register_opts(conf)
-    config.register_opts(conf)
-    conf([])
-    conf.set_override('filesystem_store_datadir', str(datadir), 'glance_store')
-    made = sparse_file.Store(conf)
-    made.configure()
-    return made
+    return file_stores.make(datadir)
 
 
 def _names(store):

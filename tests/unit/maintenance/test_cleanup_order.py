@@ -20,12 +20,9 @@ import uuid
 
 from glance.db.sqlalchemy import api
 from glance.db.sqlalchemy import models
-import glance_store
-from oslo_config import cfg
 from oslo_utils import timeutils
 import pytest
 
-from glance_conversion_plugins import config
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
@@ -33,9 +30,9 @@ from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import recovery
 from glance_conversion_plugins.maintenance import unrecorded
 from glance_conversion_plugins.stores import liveness
-from glance_conversion_plugins.stores import sparse_file
 from glance_conversion_plugins.stores import verdict
 from tests.unit import databases
+from tests.unit import file_stores
 
 LEAVE = verdict.Verdict.LEAVE
 HAND_OVER = verdict.Verdict.HAND_OVER
@@ -59,14 +56,7 @@ def folder(tmp_path):
 @pytest.fixture
 def store(folder, override):
     override('deployment', 'test', 'conversion')
-    conf = cfg.ConfigOpts()
-    glance_store.register_opts(conf)
-    config.register_opts(conf)
-    conf([])
-    conf.set_override('filesystem_store_datadir', str(folder), 'glance_store')
-    made = sparse_file.Store(conf)
-    made.configure()
-    return made
+    return file_stores.make(folder)
 
 
 def _image(status='saving', lock=None, age=0):
