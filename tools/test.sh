@@ -80,5 +80,6 @@ fi
 
 printf '\n== summary\n'
 printf '%s\n' "${summary[@]}"
+grep --no-filename --extended-regexp '^(FAILED|ERROR) ' "$logs"/* || :
 tail --quiet --lines 1 "$logs"/*
 exit "$status"

@@ -149,10 +149,8 @@ def sparsify_(args: Any) -> int:
 def _put_back() -> None:
     """Give names back that a dead run has taken."""
     for store_id in registry.identifiers():
-        if not (store := registry.find_replacing(store_id)):
-            continue
         for image_id in sparsify.nameless(store_id):
-            store.put_back(image_id)
+            sparsify.put_back(store_id, image_id)
             print(f'image {image_id} has its name back')
 
 
@@ -172,11 +170,9 @@ def _forget_replaced(grace: float) -> bool:
     """Remove replaced images once nobody reads them; returns success."""
     left = 0
     for store_id in registry.identifiers():
-        if not (store := registry.find_replacing(store_id)):
-            continue
         for mark in sparsify.replaced(store_id, grace):
             try:
-                store.forget_replaced(mark)
+                sparsify.forget(store_id, mark)
             except Exception as e:
                 LOG.warning('%s stays', mark, exc_info=True)
                 print(f'what image {mark.image_id} was stays: {e}')

@@ -57,6 +57,7 @@ class Found(NamedTuple):
 
     mark: Mark
     is_published: bool
+    is_written: bool = True     # or there is no image, its writer died early
 
 
 def parse(name: str, *states: str) -> Mark | None:

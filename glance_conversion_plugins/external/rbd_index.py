@@ -10,11 +10,12 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Which images of a pool are published and still marked.
+"""Which images of a pool are marked.
 
 Marks stand on the images themselves, and a pool may hold many thousands of
 those. So that nobody has to open them all, an object of the pool lists them:
-an entry is made before an image gets its name, and removed after its mark.
+an entry is made before an image is begun, and again before it gets its name,
+and removed after its mark.
 """
 
 from collections.abc import Iterator
@@ -46,21 +47,38 @@ _MAY_RENEW = 1      # LIBRADOS_LOCK_FLAG_RENEW
 
 
 def add(ioctx: Any, mark: marks.Mark) -> None:
-    """List a mark, before its image is published."""
+    """List a mark, before its image is begun or published."""
     with rados.WriteOpCtx() as operation:
-        ioctx.set_omap(operation, (mark.name(_STATE),), (b'',))
+        ioctx.set_omap(operation, (mark.name(_STATE),),
+                       (uuid.uuid4().hex.encode(),))
         ioctx.operate_write_op(operation, _OBJECT)
 
 
-def remove(ioctx: Any, mark: marks.Mark) -> None:
-    """Forget a mark, which no image has any more."""
+def remove(ioctx: Any, mark: marks.Mark, entry: str) -> None:
+    """Forget a mark, unless it was listed again since that entry was read."""
     with rados.WriteOpCtx() as operation:
+        operation.omap_cmp(mark.name(_STATE), entry)
         ioctx.remove_omap_keys(operation, (mark.name(_STATE),))
-        ioctx.operate_write_op(operation, _OBJECT)
+        try:
+            ioctx.operate_write_op(operation, _OBJECT)
+        except rados.Error:
+            if read(ioctx, mark) == entry:
+                raise
+
+
+def read(ioctx: Any, mark: marks.Mark) -> str | None:
+    """The entry of a mark; None if it is not listed."""
+    with rados.ReadOpCtx() as operation:
+        found, _ = ioctx.get_omap_vals_by_keys(operation, (mark.name(_STATE),))
+        try:
+            ioctx.operate_read_op(operation, _OBJECT)
+        except rados.ObjectNotFound:
+            return None
+        return next((value.decode() for _, value in found), None)
 
 
 def listed(ioctx: Any) -> Iterator[marks.Mark]:
-    """Every mark that some image may bear under its own name."""
+    """Every mark that some image may bear."""
     names = [name for page in _pages(ioctx) for name in page]
     for name in names:
         if mark := marks.parse(name, _STATE):

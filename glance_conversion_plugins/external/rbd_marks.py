@@ -29,6 +29,7 @@ from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_fence
 from glance_conversion_plugins.external import rbd_index
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 
 rbd = bindings.load('rbd')
@@ -118,65 +119,103 @@ def hand_over(ioctx: Any, mark: marks.Mark) -> None:
     if _is_of(read(ioctx, mark.image_id), mark):
         with rbd.Image(ioctx, mark.image_id) as image:
             erase(image, mark)
-    rbd_index.remove(ioctx, mark)
+    strike_out(ioctx, mark)
 
 
 def name_of(ioctx: Any, mark: marks.Mark) -> str | None:
-    """What an image is called that bears a mark; None if there is none."""
+    """What an image is called that bears a mark; None if there is none.
+
+    It may not open, if who made or removed it has died at that.
+    """
     # In the order in which it may change meanwhile.
-    if rbd_pool.is_present(ioctx, mark.name(marks.PARTIAL)):
+    if rbd_names.is_listed(ioctx, mark.name(marks.PARTIAL)):
         return mark.name(marks.PARTIAL)
-    if _is_of(read(ioctx, mark.image_id), mark):
+    if (rbd_names.is_listed(ioctx, mark.image_id)
+            and _is_of(read(ioctx, mark.image_id), mark)):
         return mark.image_id
-    if rbd_pool.is_present(ioctx, mark.name(marks.REMOVED)):
+    if rbd_names.is_listed(ioctx, mark.name(marks.REMOVED)):
         return mark.name(marks.REMOVED)
+    return None
+
+
+def look_up(ioctx: Any, mark: marks.Mark) -> marks.Found | None:
+    """What there is of a mark; where its writer died early, only an entry."""
+    if name := name_of(ioctx, mark):
+        return marks.Found(mark, name == mark.image_id)
+    if rbd_index.read(ioctx, mark) is not None:
+        return marks.Found(mark, is_published=False, is_written=False)
     return None
 
 
 def fence(cluster: Any, ioctx: Any, mark: marks.Mark) -> bool:
     """Shut the writer of an image out, whether it seems to live or not.
 
-    :returns: whether the image still bears the mark then
+    :returns: whether an image still bears the mark then
     """
-    if name := name_of(ioctx, mark):
-        meta = read(ioctx, name)
-        rbd_fence.shut_out(cluster, {meta.client} if meta else set())
-        # Those who have seen the new map take no more from that client; what
-        # it has done until then is seen here.
-        if name == mark.name(marks.PARTIAL):
-            return _take(ioctx, mark)
-        return name_of(ioctx, mark) == name
-    return False
+    if not (name := name_of(ioctx, mark)):
+        return False
+    meta = read(ioctx, name)
+    rbd_fence.shut_out(cluster, {meta.client} if meta else set())
+    # Those who have seen the new map take no more from that client; what it
+    # has done until then is seen here.
+    if name == mark.name(marks.PARTIAL):
+        # Its writer can not publish it then.
+        return _take(ioctx, mark, rbd_names.id_listed(ioctx, name), name)
+    return name_of(ioctx, mark) == name
 
 
-def _take(ioctx: Any, mark: marks.Mark) -> bool:
-    """Take a partial image from its writer, which can not publish it then."""
+def _take(ioctx: Any, mark: marks.Mark, image_id: str | None, name: str
+          ) -> bool:
+    """Give an image the name of what nobody has any more."""
     try:
-        rbd.RBD().rename(ioctx, mark.name(marks.PARTIAL),
-                         mark.name(marks.REMOVED))
+        if image_id:
+            rbd_names.move(ioctx, name, mark.name(marks.REMOVED), image_id)
     except rbd.ImageNotFound:
         return False
-    return True
+    return bool(image_id)
+
+
+def _published_id(ioctx: Any, mark: marks.Mark) -> str | None:
+    try:
+        with rbd.Image(ioctx, mark.image_id, read_only=True) as image:
+            return image.id() if bears(image, mark) else None
+    except rbd.ImageNotFound:
+        return None
 
 
 def discard(ioctx: Any, mark: marks.Mark) -> None:
-    """Remove what a task wrote, and nothing that another task wrote."""
+    """Remove what a task wrote, and nothing that another task wrote.
+
+    By a name that nothing else can have.
+    """
     while name := name_of(ioctx, mark):
         if name == mark.image_id:
-            rbd_pool.remove(ioctx, name, lambda image: bears(image, mark))
-        else:
-            rbd_pool.remove(ioctx, name)
-    rbd_index.remove(ioctx, mark)
+            _take(ioctx, mark, _published_id(ioctx, mark), name)
+            continue
+        if image_id := rbd_names.id_listed(ioctx, name):
+            # Its writer may have died while he published it.
+            rbd_names.forget(ioctx, mark.image_id, image_id)
+        rbd_pool.remove(ioctx, name)
+    strike_out(ioctx, mark)
+
+
+def strike_out(ioctx: Any, mark: marks.Mark) -> None:
+    """Have nothing left of a mark, unless an image bears it after all."""
+    entry = rbd_index.read(ioctx, mark)
+    if name_of(ioctx, mark):
+        return
+    for state in (marks.PARTIAL, marks.REPLACED, marks.REMOVED):
+        rbd_names.tidy(ioctx, mark.name(state))
+    rbd_names.free(ioctx, mark.image_id)
+    # Should its writer go on after all, it makes another entry.
+    if entry is not None:
+        rbd_index.remove(ioctx, mark, entry)
 
 
 def marked(ioctx: Any) -> Iterator[marks.Found]:
     """Everything in a pool that is ours and not, or not yet, Glance's."""
-    for name in rbd.RBD().list(ioctx):
-        if mark := marks.parse(name, marks.PARTIAL, marks.REMOVED):
-            yield marks.Found(mark, False)
-    for mark in rbd_index.listed(ioctx):
-        name = name_of(ioctx, mark)
-        if name == mark.image_id:
-            yield marks.Found(mark, True)
-        elif name is None:
-            rbd_index.remove(ioctx, mark)
+    listed = [mark for name in rbd.RBD().list(ioctx)
+              if (mark := marks.parse(name, marks.PARTIAL, marks.REMOVED))]
+    for mark in dict.fromkeys([*listed, *rbd_index.listed(ioctx)]):
+        if found := look_up(ioctx, mark):
+            yield found

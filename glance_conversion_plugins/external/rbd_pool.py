@@ -16,7 +16,6 @@ How to reach it, how to remove an image from it, and which of our errors an
 error of Ceph is.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import errno
@@ -27,6 +26,7 @@ from typing import NamedTuple
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
+from glance_conversion_plugins.external import rbd_names
 
 rados = bindings.load('rados')
 rbd = bindings.load('rbd')
@@ -102,22 +102,8 @@ def failure_of(errnum: int) -> errors.SinkFailed:
     return errors.SinkFailed('The store could not take the image.')
 
 
-def is_present(ioctx: Any, name: str) -> bool:
-    try:
-        rbd.Image(ioctx, name, read_only=True).close()
-    except rbd.ImageNotFound:
-        return False
-    return True
-
-
-def remove(ioctx: Any, name: str,
-           is_it: Callable[[Any], bool] = lambda image: True) -> None:
-    """Remove an image of ours with its snapshot, if it is there.
-
-    The name of an image may be another one's as soon as it is free, so what
-    is open is asked, and Ceph does not remove what has a snapshot.
-
-    :param is_it: tells of an open image whether it is the one to remove
+def remove(ioctx: Any, name: str) -> None:
+    """Remove an image with its snapshot, by a name that is never given again.
 
     Ceph removes by way of its trash, which takes a write. In a pool over its
     quota that write is refused until the cluster has noticed the room that
@@ -125,10 +111,11 @@ def remove(ioctx: Any, name: str,
     forgotten; while anybody has it open nothing of it is touched.
     """
     deadline = time.monotonic() + _REMOVE_SECONDS
-    while is_present(ioctx, name):
+    while rbd_names.is_listed(ioctx, name):
         try:
-            if not _empty(ioctx, name, is_it):
-                return
+            # Where somebody has died making or removing it, it does not open.
+            with contextlib.suppress(rbd.ImageNotFound):
+                _empty(ioctx, name)
             rbd.RBD().remove(ioctx, name)
         except rbd.ImageNotFound:
             return
@@ -139,11 +126,8 @@ def remove(ioctx: Any, name: str,
             time.sleep(1)
 
 
-def _empty(ioctx: Any, name: str, is_it: Callable[[Any], bool]) -> bool:
-    """Leave nothing in an image; returns whether it is the right one."""
+def _empty(ioctx: Any, name: str) -> None:
     with rbd.Image(ioctx, name) as image:
-        if not is_it(image):
-            return False
         # Ceph looks for others only once nothing is left in it.
         if len(list(image.watchers_list())) > 1:
             raise rbd.ImageBusy('it is open')
@@ -152,4 +136,3 @@ def _empty(ioctx: Any, name: str, is_it: Callable[[Any], bool]) -> bool:
                 image.unprotect_snap(snapshot)
             image.remove_snap(snapshot)
         image.resize(0)
-    return True

@@ -24,7 +24,6 @@ from collections.abc import Iterator
 import functools
 import logging
 import os
-import time
 
 import glance_store
 from oslo_config import cfg
@@ -46,9 +45,6 @@ LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
 
 Leftover = unrecorded.Leftover
-
-# A sparsify that lives gives a name back within milliseconds.
-_SETTLING = 3
 
 
 def find(dead_after: float | None = None) -> Iterator[Leftover]:
@@ -181,18 +177,15 @@ def _stored(imports: recovery.Imports) -> Iterator[Leftover]:
 
 def _replaced(store_id: str) -> Iterator[Leftover]:
     """What ``sparsify`` has left, whether it died or not."""
-    if not (store := registry.find_replacing(store_id)):
-        return
-    if found := sparsify.nameless(store_id):
-        time.sleep(_SETTLING)
-        for image_id in sorted(found & sparsify.nameless(store_id)):
-            yield Leftover(f'store {store_id}: the name that a dead sparsify '
-                           f'gave to image {image_id}',
-                           functools.partial(store.put_back, image_id))
+    for image_id in sorted(sparsify.nameless(store_id)):
+        yield Leftover(
+            f'store {store_id}: the name that a dead sparsify gave to image '
+            f'{image_id}',
+            functools.partial(sparsify.put_back, store_id, image_id))
     for mark in sparsify.replaced(store_id, sparsify.GRACE):
         yield Leftover(f'store {store_id}: what image {mark.image_id} was '
                        'before its zeros were given back',
-                       functools.partial(store.forget_replaced, mark))
+                       functools.partial(sparsify.forget, store_id, mark))
 
 
 def _fail(error: Exception) -> None:

@@ -17,6 +17,7 @@ digest that Glance has recorded, or, where there is none, against itself.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+import time
 from typing import Any
 from typing import NamedTuple
 import uuid
@@ -38,6 +39,8 @@ CONF = cfg.CONF
 
 # Longer than any download that began with the old image. In seconds.
 GRACE = 6 * 3600
+
+_SETTLING = 3
 
 
 class StoredImage(NamedTuple):
@@ -109,8 +112,9 @@ def stored_images(image_ids: Sequence[str], store_ids: Sequence[str]
 def replaced(store_id: str, grace: float) -> list[marks.Mark]:
     """What was replaced in a store and is of no use any more.
 
-    Only what this Glance has recorded can it call replaced: another one may
-    have its images in the same pool, and what has no name is the only copy.
+    Only what this Glance has recorded, or has deleted meanwhile, can it call
+    replaced: another one may have its images in the same pool, and what has
+    no name is the only copy.
 
     :param grace: seconds for which whoever reads it may go on
     """
@@ -119,12 +123,41 @@ def replaced(store_id: str, grace: float) -> list[marks.Mark]:
         return []
     return [mark for mark in store.replaced(grace)
             if mark.deployment == deployment.identifier()
-            and records.is_recorded(stored.location(mark.image_id)[0])]
+            and (records.is_recorded(stored.location(mark.image_id)[0])
+                 or _is_deleted(mark))]
+
+
+def _is_deleted(mark: marks.Mark) -> bool:
+    return bool(records.status(mark.image_id) == 'deleted')
+
+
+def forget(store_id: str, mark: marks.Mark) -> None:
+    """Remove what was replaced.
+
+    :raises errors.SinkFailed: if it is in use, or nothing took its place
+    """
+    if store := registry.find_replacing(store_id):
+        store.forget_replaced(mark, _is_deleted(mark))
+
+
+def put_back(store_id: str, image_id: str) -> None:
+    """Give an image its name back."""
+    if store := registry.find_replacing(store_id):
+        store.put_back(image_id)
 
 
 def nameless(store_id: str) -> set[str]:
     """Ids of images whose name was taken, of those that Glance has recorded.
+
+    Whoever lives gives it back within milliseconds.
     """
+    if found := _nameless(store_id):
+        time.sleep(_SETTLING)
+        found &= _nameless(store_id)
+    return found
+
+
+def _nameless(store_id: str) -> set[str]:
     store, stored = registry.find_replacing(store_id), registry.find(store_id)
     if not store or not stored:
         return set()

@@ -135,16 +135,28 @@ class Unrecorded:
             return
         now = self._store.look_up(mark) if self._store.fence(mark) else None
         if now is None:
-            LOG.info('Image %s is not what it was any more', mark.image_id)
+            self._forget(mark, first.writer)
             return
         decided = self._look_again(now, first.writer)
         if decided is verdict.Verdict.FENCE:
-            self._end_in_glance(now)
+            self._end_in_glance(mark, now.is_published)
             decided = self._look_again(now, first.writer)
         if decided is verdict.Verdict.HAND_OVER:
             self._store.hand_over(mark)
         elif decided is verdict.Verdict.REMOVE:
             self._store.discard(mark)
+
+    def _forget(self, mark: marks.Mark, writer: verdict.Writer) -> None:
+        """Forget a writer that has made nothing, or has done all by now.
+
+        Nothing is there of which it could be shut out.
+        """
+        LOG.info('Image %s is not what it was any more', mark.image_id)
+        found = self._store.look_up(mark)
+        if found and not found.is_written:
+            if self._look_again(found, writer) is verdict.Verdict.FENCE:
+                self._end_in_glance(mark, may_wake=True)
+            self._store.strike_out(mark)
 
     def _look_again(self, found: marks.Found, writer: verdict.Writer
                     ) -> verdict.Verdict:
@@ -160,14 +172,14 @@ class Unrecorded:
             raise errors.Busy('The image changes at the moment.')
         return decided
 
-    def _end_in_glance(self, found: marks.Found) -> None:
-        """Keep Glance from recording it."""
-        mark = found.mark
+    def _end_in_glance(self, mark: marks.Mark, may_wake: bool) -> None:
+        """Keep Glance from recording it.
+
+        :param may_wake: whether its writer could go on with what it has
+        """
         if records.status(mark.image_id) == 'saving':
-            is_safe = (not found.is_published
-                       or self._imports.is_gone(mark.task_id))
+            is_safe = not may_wake or self._imports.is_gone(mark.task_id)
             recovery.end_upload(mark.image_id,
                                 'queued' if is_safe else 'killed')
         else:
-            self._imports.release(mark.image_id, mark.task_id,
-                                  found.is_published)
+            self._imports.release(mark.image_id, mark.task_id, may_wake)

@@ -87,6 +87,9 @@ class Recoverable(Protocol):
     def discard(self, mark: marks.Mark) -> None:
         """Remove what a writer has left that is shut out."""
 
+    def strike_out(self, mark: marks.Mark) -> None:
+        """Forget a mark that nothing in the store bears any more."""
+
 
 @runtime_checkable
 class Sparsifiable(Protocol):
@@ -122,9 +125,10 @@ class Replacing(Protocol):
     def replaced(self, grace: float) -> list[marks.Mark]:
         """What was replaced so many seconds ago and is still there."""
 
-    def forget_replaced(self, mark: marks.Mark) -> None:
+    def forget_replaced(self, mark: marks.Mark, is_deleted: bool) -> None:
         """Remove what was replaced.
 
+        :param is_deleted: whether its image is, so that nothing is needed
         :raises errors.SinkFailed: if it is in use, or nothing took its place
         """
 

@@ -216,6 +216,9 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
             with found.claimed(mark):
                 found.discard(mark)
 
+    def strike_out(self, mark: marks.Mark) -> None:
+        """Do nothing: in a folder a mark is what bears it."""
+
     def sparsify(self, image_id: str, task_id: str,
                  check: Callable[[sources.Source], None],
                  progress: progress_.Progress) -> None:

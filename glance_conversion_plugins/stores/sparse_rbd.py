@@ -147,8 +147,7 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
 
     def look_up(self, mark: marks.Mark) -> marks.Found | None:
         with self._connect() as (_, ioctx):
-            name = rbd_marks.name_of(ioctx, mark)
-        return marks.Found(mark, name == mark.image_id) if name else None
+            return rbd_marks.look_up(ioctx, mark)
 
     def is_open(self, found: marks.Found) -> bool:
         with self._connect() as (_, ioctx):
@@ -167,6 +166,10 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         with self._connect() as (_, ioctx):
             rbd_marks.discard(ioctx, mark)
 
+    def strike_out(self, mark: marks.Mark) -> None:
+        with self._connect() as (_, ioctx):
+            rbd_marks.strike_out(ioctx, mark)
+
     @capabilities.check
     def delete(self, location: Any, context: Any = None) -> None:
         """Delete an image, once nobody waits for it to be recorded."""
@@ -181,9 +184,12 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         """Wait until whoever wrote an image has let go of it.
 
         :raises exceptions.InUseByStore: if that takes too long; the stock
-            driver would have removed its snapshot before it saw that
+            driver would have removed its snapshot before it saw that. Also
+            while a replacement has its name, and what comes would stay.
         """
         with self._connect() as (_, ioctx):
+            if sparsify_rbd.is_nameless(ioctx, name):
+                raise exceptions.InUseByStore()
             if not rbd_marks.read(ioctx, name):
                 return
             deadline = time.monotonic() + _LEASE_SECONDS
@@ -219,14 +225,14 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
             return list(sparsify_rbd.nameless(ioctx))
 
     def put_back(self, image_id: str) -> None:
-        with self._connect() as (_, ioctx):
-            sparsify_rbd.put_back(ioctx, image_id)
+        with self._connect() as (cluster, ioctx):
+            sparsify_rbd.put_back(cluster, ioctx, image_id)
 
     def replaced(self, grace: float) -> list[marks.Mark]:
         with self._connect() as (_, ioctx):
             return [mark for mark in sparsify_rbd.replaced(ioctx)
                     if sparsify_rbd.age(ioctx, mark) >= grace]
 
-    def forget_replaced(self, mark: marks.Mark) -> None:
+    def forget_replaced(self, mark: marks.Mark, is_deleted: bool) -> None:
         with self._connect() as (_, ioctx):
-            sparsify_rbd.forget(ioctx, mark)
+            sparsify_rbd.forget(ioctx, mark, is_deleted)

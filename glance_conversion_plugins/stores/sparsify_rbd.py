@@ -21,6 +21,7 @@ finds that only an old image is left gives it its name back.
 from collections.abc import Iterator
 import contextlib
 import logging
+import math
 import time
 from typing import Any
 
@@ -28,7 +29,10 @@ from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 
 rbd = bindings.load('rbd')
@@ -41,6 +45,8 @@ _REPLACED_AT = 'glance_conversion.replaced_at'
 class ReplacingSink(rbd_sink.RbdSink):
     """Writes what will take the place of an image that is there."""
 
+    _is_named = False       # or may be
+
     def _check_name(self) -> None:
         check_free(self._ioctx, self._name)
 
@@ -50,13 +56,17 @@ class ReplacingSink(rbd_sink.RbdSink):
         super().seal()
 
     def _take_name(self) -> None:
+        self._is_named = True
         put_aside(self._ioctx, self._name, self._mark)
         super()._take_name()
 
     def _discard(self, ioctx: Any) -> None:
-        # A cluster may do what it has no time to answer: what has the name
-        # of the image is whole, and Glance's, whatever is known of it here.
-        rbd_pool.remove(ioctx, self._partial)
+        # A cluster may do what it has no time to answer: what this was to be
+        # may have the name of the image, and be Glance's, at any moment.
+        if self._is_named:
+            LOG.warning('%s is left for the clean-up', self._partial)
+        else:
+            super()._discard(ioctx)
 
 
 def check_free(ioctx: Any, image_id: str) -> None:
@@ -91,15 +101,31 @@ def put_aside(ioctx: Any, image_id: str, mark: marks.Mark) -> None:
 def nameless(ioctx: Any) -> dict[str, marks.Mark]:
     """Images whose replacement was interrupted: {image id: mark}."""
     return {mark.image_id: mark for mark in replaced(ioctx)
-            if not rbd_pool.is_present(ioctx, mark.image_id)}
+            if not rbd_names.is_listed(ioctx, mark.image_id)}
 
 
-def put_back(ioctx: Any, image_id: str) -> None:
+def is_nameless(ioctx: Any, image_id: str) -> bool:
+    """Say whether a replacement has taken the name of an image."""
+    # Which costs less to see than what all the others are called.
+    return (not rbd_names.is_listed(ioctx, image_id)
+            and image_id in nameless(ioctx))
+
+
+def put_back(cluster: Any, ioctx: Any, image_id: str) -> None:
     """Give an image its name back, if it still has none."""
     if mark := nameless(ioctx).get(image_id):
         name = mark.name(marks.REPLACED)
         LOG.warning('%s gets its name back', name)
-        rbd.RBD().rename(ioctx, name, image_id)
+        # What is not done to its end here is found by this.
+        rbd_index.add(ioctx, mark)
+        # Whoever took it may only be slow, and not have done it all.
+        if meta := rbd_marks.read(ioctx, mark.name(marks.PARTIAL)):
+            rbd_fence.shut_out(cluster, {meta.client})
+        # What was to take its place may have half of the name.
+        if copy := rbd_names.id_listed(ioctx, mark.name(marks.PARTIAL)):
+            rbd_names.forget(ioctx, image_id, copy)
+        if found := rbd_names.id_listed(ioctx, name):
+            rbd_names.move(ioctx, name, image_id, found)
         with rbd.Image(ioctx, image_id) as image:
             with contextlib.suppress(KeyError):     # of another version
                 image.metadata_remove(_REPLACED_AT)
@@ -114,17 +140,24 @@ def replaced(ioctx: Any) -> Iterator[marks.Mark]:
 
 def age(ioctx: Any, mark: marks.Mark) -> float:
     """Seconds since an image was put aside; none, if that is not known."""
-    with rbd.Image(ioctx, mark.name(marks.REPLACED), read_only=True) as image:
-        since = dict(image.metadata_list()).get(_REPLACED_AT)
+    try:
+        with rbd.Image(ioctx, mark.name(marks.REPLACED), read_only=True
+                       ) as image:
+            since = dict(image.metadata_list()).get(_REPLACED_AT)
+    except rbd.ImageNotFound:       # somebody has begun to remove it
+        return math.inf
     return time.time() - int(since) if since else 0
 
 
-def forget(ioctx: Any, mark: marks.Mark) -> None:
+def forget(ioctx: Any, mark: marks.Mark, is_deleted: bool) -> None:
     """Remove an image that was put aside, if a whole one has its name.
 
+    :param is_deleted: whether nobody needs one any more
     :raises errors.SinkFailed: if none has: then it is the only one
     """
-    if not _is_whole(ioctx, mark.image_id):
+    # The name may still lead to the one that was put aside.
+    if not (is_deleted or (rbd_names.is_listed(ioctx, mark.image_id)
+                           and _is_whole(ioctx, mark.image_id))):
         raise errors.SinkFailed('Nothing has taken the place of the image.')
     rbd_pool.remove(ioctx, mark.name(marks.REPLACED))
 

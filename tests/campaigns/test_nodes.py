@@ -188,7 +188,10 @@ def test_node_that_is_gone_with_its_staging(nodes, large, disks):
     """Another node gives its image back."""
     image_id, _ = writers.begin_import(nodes, large, stores=('files', 'ceph2'))
     support.wait_for(lambda: nodes.is_written('images2'))
-    nodes.a.kill()
+    # All of it at once: what is left of a Glance that stops gives imports
+    # back as ``uploading``.
+    with nodes.a.paused():
+        nodes.a.kill()
     for path in nodes.a.cloud.glance.staging.iterdir():
         path.unlink()
     support.wait_for(nodes.is_free, 30)

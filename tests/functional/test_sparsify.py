@@ -15,6 +15,7 @@ import hashlib
 
 import pytest
 
+from tests.functional import half_done
 from tests.functional import support
 from tests.functional import test_sparse
 
@@ -113,6 +114,23 @@ def test_one_that_was_killed_between_two_names(glance, thick):
     assert f'image {image_id} has its name back' in done.stdout
     assert_same(glance, thick)
     assert glance.stored() == [image_id]
+
+
+def test_one_that_was_killed_while_ceph_renamed(glance, thick):
+    """The name leads to the old image, and is not listed any more."""
+    image_id = thick['ceph']
+    name = glance.leftover_name(image_id, 'replaced')
+    glance.rbd('rename', f'images/{image_id}', f'images/{name}')
+    with half_done.pool(glance) as ioctx:
+        half_done.lead(ioctx, image_id, half_done.id_of(ioctx, name))
+    assert_same(glance, thick)
+    done = sparsify(glance)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'image {image_id} has its name back' in done.stdout
+    assert_same(glance, thick)
+    assert glance.stored() == [image_id]
+    with half_done.pool(glance) as ioctx:
+        assert half_done.names(ioctx, image_id) == {image_id}
 
 
 def test_cleanup_gives_a_lost_name_back_too(glance, thick):

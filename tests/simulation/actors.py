@@ -62,8 +62,10 @@ class Watch(handover._Watch):
                         process=self._world.actor.process)
 
     def _until_all_is_settled(self):
-        for _ in range(400):
-            self._world.sleep(self._world.random.choice((0, 1, 5)))
+        # At last after so long that it lets go of what nobody records.
+        for number in range(401):
+            self._world.sleep(handover._PATIENCE if number == 400 else
+                              self._world.random.choice((0, 1, 5)))
             if not self._waiting:
                 return
             for each in list(self._waiting):
@@ -270,7 +272,7 @@ class Sparsify:
                 raise
         with contextlib.suppress(*FAILURES):
             for mark in sparsify.replaced('ceph', 0):
-                _try(lambda m=mark: store.forget_replaced(m))
+                _try(lambda m=mark: sparsify.forget('ceph', m))
 
 
 class Agent:

@@ -13,12 +13,17 @@
 """Stand-ins for the bindings of librados and librbd, in a simulated world.
 
 A client is a connection; its process keeps it known to Ceph while it is heard
-of. tests/functional/test_stand_ins.py holds them to the real ones.
+of. An image is three objects, as librbd has it, so that a process can die
+between them: rbd_id.NAME leads to its id, rbd_header.ID is what it is, and
+rbd_directory lists both. tests/functional/test_stand_ins.py holds all this to
+the real ones.
 """
 
 import errno
 import itertools
 import types
+
+DIRECTORY = 'rbd_directory'
 
 
 class Error(Exception):
@@ -42,8 +47,27 @@ class RadosError(Exception):
     errno = 5
 
 
+Stale = _error('OSError', errno.ESTALE, RadosError)
+
+
 ObjectNotFound = _error('ObjectNotFound', errno.ENOENT, RadosError)
 ObjectBusy = _error('ObjectBusy', errno.EBUSY, RadosError)
+ObjectExists = _error('ObjectExists', errno.EEXIST, RadosError)
+
+
+def encoded(*texts):
+    """Strings as they are encoded in objects and calls."""
+    return b''.join(len(text).to_bytes(4, 'little') + text.encode()
+                    for text in texts)
+
+
+def decoded(data):
+    found = []
+    while data:
+        end = 4 + int.from_bytes(data[:4], 'little')
+        found.append(data[4:end].decode())
+        data = data[end:]
+    return found
 
 
 class Header:
@@ -63,13 +87,47 @@ class Cluster:
 
     def __init__(self, world):
         self.world = world
+        # {pool: {name of an object: what it is}}; a dict is its omap.
         self.pools = {}
-        self.objects = {}       # {(pool, name): {key: value}}
         self.locks = {}         # {(pool, name): (cookie, until)}
         self.blocked = set()
-        self.created = set()
+        self.created = {}       # {name: process}
         self.removed = set()    # (name, process)
         self._numbers = itertools.count(1)
+
+    def objects(self, pool):
+        return self.pools.setdefault(pool, {DIRECTORY: {}})
+
+    def put(self, pool, name, header):
+        """Have an image there, whole."""
+        objects, image_id = self.objects(pool), self.new_id()
+        objects[f'rbd_id.{name}'] = encoded(image_id)
+        objects[DIRECTORY][f'name_{name}'] = encoded(image_id)
+        objects[f'rbd_header.{image_id}'] = header
+
+    def new_id(self):
+        return f'{next(self._numbers):x}'
+
+    def listed(self, pool):
+        return sorted(key.removeprefix('name_')
+                      for key in self.objects(pool)[DIRECTORY])
+
+    def name_of(self, pool, image_id):
+        return next((key.removeprefix('name_') for key, value in
+                     self.objects(pool)[DIRECTORY].items()
+                     if value == encoded(image_id)), None)
+
+    def named(self, pool):
+        """All names that somebody has begun to give."""
+        return {*self.listed(pool), *(
+            name.removeprefix('rbd_id.') for name in self.objects(pool)
+            if name.startswith('rbd_id.'))}
+
+    def find(self, pool, name):
+        """The image that a name leads to; None if it does not."""
+        objects = self.objects(pool)
+        found = decoded(objects.get(f'rbd_id.{name}', b''))
+        return objects.get(f'rbd_header.{found[0]}') if found else None
 
     def step(self, client, what):
         self.world.step(what)
@@ -85,8 +143,9 @@ class Cluster:
     def bindings(self):
         """(rados, rbd), as modules."""
         rados = types.SimpleNamespace(
-            Error=RadosError, ObjectNotFound=ObjectNotFound,
-            ObjectBusy=ObjectBusy, ObjectExists=ObjectBusy,
+            Error=RadosError, OSError=RadosError,
+            ObjectNotFound=ObjectNotFound,
+            ObjectBusy=ObjectBusy, ObjectExists=ObjectExists,
             WriteOpCtx=Operation, ReadOpCtx=Operation,
             Rados=lambda **_: Client(self, next(self._numbers)))
         rbd = types.SimpleNamespace(
@@ -141,7 +200,10 @@ class Client:
 
 
 class Operation(list):
-    """rados.WriteOpCtx and rados.ReadOpCtx: calls, done all at once."""
+    """rados.WriteOpCtx and rados.ReadOpCtx: calls, done all at once.
+
+    Each is given all objects, and the name of one.
+    """
 
     def __enter__(self):
         return self
@@ -149,43 +211,108 @@ class Operation(list):
     def __exit__(self, *_):
         pass
 
+    def new(self, exclusive):
+        def call(objects, name):
+            if exclusive and name in objects:
+                raise ObjectExists(name)
+        self.append(call)
+
+    def write_full(self, data):
+        self.append(lambda objects, name: objects.update({name: data}))
+
+    def cmpext(self, data, _offset):
+        def call(objects, name):
+            if objects.get(name) != data:
+                raise RadosError(name)
+        self.append(call)
+
+    def remove(self):
+        self.append(lambda objects, name: objects.pop(name))
+
+    def omap_cmp(self, key, value):
+        def call(objects, name):
+            if objects.get(name, {}).get(key, b'').decode() != value:
+                raise RadosError(name)
+        self.append(call)
+
 
 class Ioctx:
     def __init__(self, client, pool):
         self.client = client
         self.pool = pool
-        self.images = client.cluster.pools.setdefault(pool, {})
-
-    @property
-    def _objects(self):
-        return self.client.cluster.objects
+        self.objects = client.cluster.objects(pool)
 
     def set_omap(self, operation, keys, values):
-        operation.append(lambda found: found.update(
-            zip(keys, values, strict=True)))
+        operation.append(lambda objects, name: objects.setdefault(
+            name, {}).update(zip(keys, values, strict=True)))
 
     def remove_omap_keys(self, operation, keys):
-        operation.append(lambda found: [found.pop(key, None)
-                                        for key in keys])
+        operation.append(lambda objects, name: [
+            objects.setdefault(name, {}).pop(key, None) for key in keys])
 
     def get_omap_vals(self, operation, after, _prefix, limit):
         result = []
-        operation.append(lambda found: result.extend(sorted(
-            item for item in found.items() if item[0] > after)[:limit]))
+        operation.append(lambda objects, name: result.extend(sorted(
+            each for each in objects[name].items() if each[0] > after
+        )[:limit]))
+        return result, 0
+
+    def get_omap_vals_by_keys(self, operation, keys):
+        result = []
+        operation.append(lambda objects, name: result.extend(
+            (key, objects[name][key]) for key in keys if key in objects[name]))
         return result, 0
 
     def operate_write_op(self, operation, name):
         self.step(f'write {name}')
+        was_there = name in self.objects
         for call in operation:
-            call(self._objects.setdefault((self.pool, name), {}))
+            call(self.objects, name)
+        if was_there and name not in self.objects:
+            self.client.cluster.removed.add(
+                (name.removeprefix('rbd_id.'), self.client.process))
         self.client.cluster.answer()
 
     def operate_read_op(self, operation, name):
-        self.step(f'read {name}')
-        if (self.pool, name) not in self._objects:
-            raise ObjectNotFound(name)
+        self._object(f'read {name}', name)
         for call in operation:
-            call(self._objects[self.pool, name])
+            call(self.objects, name)
+
+    def _object(self, what, name):
+        self.step(what)
+        if name not in self.objects:
+            raise ObjectNotFound(name)
+        return self.objects[name]
+
+    def read(self, name):
+        return self._object(f'read {name}', name)
+
+    def write_full(self, name, data):
+        self.step(f'write {name}')
+        self.objects[name] = data
+
+    def remove_object(self, name):
+        self._object(f'remove {name}', name)
+        del self.objects[name]
+        self.client.cluster.answer()
+
+    def stat(self, name):
+        self._object(f'stat {name}', name)
+
+    def execute(self, name, _class, method, data):
+        """Change the directory."""
+        found = self._object(f'{method} {name}', name)
+        source, *targets, image_id = decoded(data)
+        if found.get(f'name_{source}') != encoded(image_id):
+            raise (Stale if targets and f'name_{source}' in found
+                   else ObjectNotFound)(source)
+        if any(f'name_{target}' in found for target in targets):
+            raise ObjectExists(targets)
+        del found[f'name_{source}']
+        for target in targets:
+            found[f'name_{target}'] = encoded(image_id)
+        self.client.cluster.answer()
+        return 0, b''
 
     def lock_exclusive(self, key, name, cookie, desc='', duration=None,
                        flags=0):
@@ -194,7 +321,7 @@ class Ioctx:
 
     def _lock(self, name, cookie, duration, flags):
         self.step(f'lock {name}')
-        self._objects.setdefault((self.pool, name), {})
+        self.objects.setdefault(name, {})
         held, until = self.client.cluster.locks.get((self.pool, name),
                                                     (None, 0))
         now = self.client.cluster.world.now
@@ -227,54 +354,92 @@ class Ioctx:
     def step(self, what):
         self.client.cluster.step(self.client, what)
 
+    @property
+    def directory(self):
+        return self.objects[DIRECTORY]
+
     def find(self, name):
-        if name not in self.images:
+        found = self.client.cluster.find(self.pool, name)
+        if found is None:
             raise ImageNotFound(name)
-        return self.images[name]
+        return found
+
+    def id_of(self, name):
+        return decoded(self.objects[f'rbd_id.{name}'])[0]
 
 
 class Rbd:
-    """rbd.RBD"""
+    """rbd.RBD; what takes several steps there takes as many here."""
 
     def list(self, ioctx):
         ioctx.step('list')
-        return sorted(ioctx.images)
+        return ioctx.client.cluster.listed(ioctx.pool)
 
     def create(self, ioctx, name, size, order=None, **_):
         ioctx.step(f'create {name}')
-        if name in ioctx.images:
+        if f'rbd_id.{name}' in ioctx.objects:
             raise ImageExists(name)
-        ioctx.images[name] = Header(size)
-        ioctx.client.cluster.created.add(name)
+        image_id = ioctx.client.cluster.new_id()
+        ioctx.objects[f'rbd_id.{name}'] = encoded(image_id)
+        ioctx.client.cluster.created[name] = ioctx.client.process
+        ioctx.step(f'list {name}')
+        if f'name_{name}' in ioctx.directory:
+            raise ImageExists(name)
+        ioctx.directory[f'name_{name}'] = encoded(image_id)
+        ioctx.step(f'make {name}')
+        ioctx.objects[f'rbd_header.{image_id}'] = Header(size)
         ioctx.client.cluster.answer()
 
     def rename(self, ioctx, name, to):
         ioctx.step(f'rename {name} to {to}')
-        header = ioctx.find(name)
-        if to in ioctx.images:
+        ioctx.find(name)
+        image_id = ioctx.id_of(name)
+        # What is open is renamed, whichever of its names has led there.
+        name = ioctx.client.cluster.name_of(ioctx.pool, image_id) or name
+        if f'rbd_id.{to}' in ioctx.objects:
             raise ImageExists(to)
-        del ioctx.images[name]
-        ioctx.images[to] = header
+        ioctx.objects[f'rbd_id.{to}'] = encoded(image_id)
+        try:
+            ioctx.execute(DIRECTORY, 'rbd', 'dir_rename_image',
+                          encoded(name, to, image_id))
+        except ObjectExists as e:
+            raise ImageExists(to) from e
+        except ObjectNotFound as e:
+            raise ImageNotFound(name) from e
+        ioctx.step(f'forget {name}')
+        ioctx.objects.pop(f'rbd_id.{name}', None)
         ioctx.client.cluster.answer()
 
     def remove(self, ioctx, name, **_):
         ioctx.step(f'remove {name}')
-        header = ioctx.find(name)
-        if header.snaps:
-            raise ImageHasSnapshots(name)
-        if _watching(header):
-            raise ImageBusy(name)
-        header.gone = True
-        header.data = None
-        del ioctx.images[name]
+        listed = ioctx.directory.get(f'name_{name}')
+        header = ioctx.client.cluster.find(ioctx.pool, name)
+        if header:
+            if header.snaps:
+                raise ImageHasSnapshots(name)
+            if _watching(header):
+                raise ImageBusy(name)
+        ioctx.step(f'forget {name}')
+        had_id = ioctx.objects.pop(f'rbd_id.{name}', listed)
+        ioctx.step(f'unlist {name}')
+        if ioctx.directory.get(f'name_{name}') == had_id:
+            ioctx.directory.pop(f'name_{name}', None)
         ioctx.client.cluster.removed.add((name, ioctx.client.process))
+        ioctx.step(f'end {name}')
+        if had_id:
+            gone = ioctx.objects.pop(f'rbd_header.{decoded(had_id)[0]}', None)
+            if gone:
+                gone.gone, gone.data = True, None
+        if not listed:
+            raise ImageNotFound(name)
         ioctx.client.cluster.answer()
 
     def trash_move(self, ioctx, name, **_):
         ioctx.step(f'trash {name}')
         if _watching(ioctx.find(name)):
             raise ImageBusy(name)
-        del ioctx.images[name]
+        del ioctx.objects[f'rbd_id.{name}']
+        ioctx.directory.pop(f'name_{name}', None)
 
 
 def _watching(header):
@@ -296,6 +461,7 @@ class Image:
         ioctx.step(f'open {name}')
         self._ioctx = ioctx
         self._header = ioctx.find(name)
+        self._id = ioctx.id_of(name)
         self._read_only = read_only
         self._open = True
         if not read_only:
@@ -371,6 +537,9 @@ class Image:
 
     def list_children2(self):
         return []
+
+    def id(self):
+        return self._id
 
     def resize(self, size):
         header = self._do('resize')

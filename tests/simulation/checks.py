@@ -13,11 +13,13 @@
 """What the stand-ins of this folder have to do as the real things do it."""
 
 import contextlib
+import errno
 import uuid
 
 import pytest
 
 from glance_conversion_plugins.glance_db import compat
+from tests.simulation import ceph as stand_in
 
 POOL = 'images'
 
@@ -112,6 +114,10 @@ def ceph_shuts_a_client_out(ceph):
         with ceph.rbd.Image(two, name, read_only=True) as seen:
             address, = [w['addr'] for w in seen.watchers_list()]
         cluster.blocklist_add(address, 60)
+        # By this those who store it see that map.
+        assert ceph.rbd.RBD().list(two)
+        with ceph.rbd.Image(two, name, read_only=True) as seen:
+            assert list(seen.metadata_list()) == []
         with pytest.raises(ceph.rbd.ConnectionShutdown):
             image.metadata_set('key', 'value')
         with pytest.raises(ceph.rbd.Error):
@@ -172,7 +178,7 @@ def ceph_lists_keys_in_their_order(ceph):
             keys('', 9)
         for key in 'bca':
             with ceph.rados.WriteOpCtx() as operation:
-                ioctx.set_omap(operation, (key,), (b'',))
+                ioctx.set_omap(operation, (key,), (key.encode(),))
                 ioctx.operate_write_op(operation, name)
         assert keys('', 9) == ['a', 'b', 'c']
         assert keys('', 2) == ['a', 'b']
@@ -183,7 +189,203 @@ def ceph_lists_keys_in_their_order(ceph):
         assert keys('', 9) == ['a', 'c']
 
 
+def ceph_removes_a_key_on_condition_of_its_value(ceph):
+    with ceph.client() as (_, ioctx):
+        name = _name()
+
+        def remove(value):
+            with ceph.rados.WriteOpCtx() as operation:
+                operation.omap_cmp('key', value)
+                ioctx.remove_omap_keys(operation, ('key',))
+                ioctx.operate_write_op(operation, name)
+
+        def found():
+            with ceph.rados.ReadOpCtx() as operation:
+                items, _ = ioctx.get_omap_vals_by_keys(operation, ('key',))
+                ioctx.operate_read_op(operation, name)
+                return list(items)
+
+        with ceph.rados.WriteOpCtx() as operation:
+            ioctx.set_omap(operation, ('key',), (b'value',))
+            ioctx.operate_write_op(operation, name)
+        with pytest.raises(ceph.rados.Error):
+            remove('another')
+        assert found() == [('key', b'value')]
+        remove('value')
+        assert found() == []
+        with pytest.raises(ceph.rados.Error):
+            remove('value')
+
+
+def _id(ceph, ioctx, name):
+    with ceph.rbd.Image(ioctx, name, read_only=True) as image:
+        return image.id()
+
+
+def _listed(ceph, ioctx, name):
+    with ceph.rados.ReadOpCtx() as operation:
+        found, _ = ioctx.get_omap_vals_by_keys(operation, (f'name_{name}',))
+        ioctx.operate_read_op(operation, stand_in.DIRECTORY)
+        return [value for _, value in found]
+
+
+def ceph_keeps_names_in_objects(ceph):
+    with ceph.client() as (_, ioctx):
+        name, to = _name(), _name()
+        ceph.create(ioctx, name)
+        encoded = stand_in.encoded(_id(ceph, ioctx, name))
+        assert ioctx.read(f'rbd_id.{name}') == encoded
+        assert _listed(ceph, ioctx, name) == [encoded]
+        ceph.rbd.RBD().rename(ioctx, name, to)
+        assert _listed(ceph, ioctx, name) == []
+        assert _listed(ceph, ioctx, to) == [encoded]
+        assert ioctx.read(f'rbd_id.{to}') == encoded
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            ioctx.read(f'rbd_id.{name}')
+        ceph.rbd.RBD().remove(ioctx, to)
+        assert _listed(ceph, ioctx, to) == []
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            ioctx.read(f'rbd_id.{to}')
+
+
+def ceph_removes_what_was_half_made(ceph):
+    with ceph.client() as (_, ioctx):
+        for lost in ('rbd_header.{1}',), ('rbd_header.{1}', 'rbd_id.{0}'):
+            name = _name()
+            ceph.create(ioctx, name)
+            image_id = _id(ceph, ioctx, name)
+            for each in lost:
+                ioctx.remove_object(each.format(name, image_id))
+            with pytest.raises(ceph.rbd.ImageNotFound):
+                ceph.rbd.Image(ioctx, name, read_only=True)
+            with pytest.raises(ceph.rbd.ImageNotFound):
+                ceph.rbd.RBD().rename(ioctx, name, _name())
+            assert name in ceph.rbd.RBD().list(ioctx)
+            ceph.rbd.RBD().remove(ioctx, name)
+            assert name not in ceph.rbd.RBD().list(ioctx)
+            with pytest.raises(ceph.rados.ObjectNotFound):
+                ioctx.read(f'rbd_id.{name}')
+
+
+def ceph_finds_by_a_name_that_was_half_given(ceph):
+    with ceph.client() as (_, ioctx):
+        name, to = _name(), _name()
+        ceph.create(ioctx, name)
+        image_id = _id(ceph, ioctx, name)
+        ioctx.write_full(f'rbd_id.{to}', stand_in.encoded(image_id))
+        assert _id(ceph, ioctx, to) == image_id
+        assert to not in ceph.rbd.RBD().list(ioctx)
+        with pytest.raises(ceph.rbd.ImageExists):
+            ceph.rbd.RBD().rename(ioctx, name, to)
+        ceph.rbd.RBD().remove(ioctx, name)
+        with pytest.raises(ceph.rbd.ImageNotFound):
+            ceph.rbd.Image(ioctx, to, read_only=True)
+        with pytest.raises(ceph.rbd.ImageNotFound):
+            ceph.rbd.RBD().remove(ioctx, to)
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            ioctx.read(f'rbd_id.{to}')
+
+
+def ceph_removes_by_no_name_what_has_snapshots(ceph):
+    with ceph.client() as (_, ioctx):
+        name, alias = _name(), _name()
+        ceph.create(ioctx, name)
+        image_id = _id(ceph, ioctx, name)
+        ioctx.write_full(f'rbd_id.{alias}', stand_in.encoded(image_id))
+        with ceph.rbd.Image(ioctx, name) as image:
+            image.create_snap('snap')
+        for each in name, alias:
+            with pytest.raises(ceph.rbd.ImageHasSnapshots):
+                ceph.rbd.RBD().remove(ioctx, each)
+        with ceph.rbd.Image(ioctx, alias) as image:
+            image.remove_snap('snap')
+        ioctx.remove_object(f'rbd_id.{alias}')
+        ceph.rbd.RBD().remove(ioctx, name)
+
+
+def ceph_renames_in_its_directory_what_has_the_name(ceph):
+    def rename(source, target, image_id):
+        ioctx.execute(stand_in.DIRECTORY, 'rbd', 'dir_rename_image',
+                      stand_in.encoded(source, target, image_id))
+
+    with ceph.client() as (_, ioctx):
+        name, to, other = _name(), _name(), _name()
+        for each in name, other:
+            ceph.create(ioctx, each)
+        image_id = _id(ceph, ioctx, name)
+        with pytest.raises(ceph.rados.OSError) as told:
+            rename(name, to, _id(ceph, ioctx, other))
+        assert told.value.errno == errno.ESTALE
+        with pytest.raises(ceph.rados.ObjectExists):
+            rename(name, other, image_id)
+        rename(name, to, image_id)
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            rename(name, to, image_id)
+        assert to in ceph.rbd.RBD().list(ioctx)
+        assert _id(ceph, ioctx, name) == image_id
+        rename(to, name, image_id)
+        for each in name, other:
+            ceph.rbd.RBD().remove(ioctx, each)
+
+
+def ceph_strikes_out_of_its_directory_what_has_the_name(ceph):
+    def strike_out(name, image_id):
+        ioctx.execute(stand_in.DIRECTORY, 'rbd', 'dir_remove_image',
+                      stand_in.encoded(name, image_id))
+
+    with ceph.client() as (_, ioctx):
+        name = _name()
+        ceph.create(ioctx, name)
+        image_id = _id(ceph, ioctx, name)
+        for wrong in ((name, '77'), (_name(), image_id)):
+            with pytest.raises(ceph.rados.ObjectNotFound):
+                strike_out(*wrong)
+        ioctx.stat(f'rbd_header.{image_id}')
+        for each in f'rbd_header.{image_id}', f'rbd_id.{name}':
+            ioctx.remove_object(each)
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            ioctx.stat(f'rbd_header.{image_id}')
+        strike_out(name, image_id)
+        assert name not in ceph.rbd.RBD().list(ioctx)
+
+
+def ceph_writes_and_removes_on_condition(ceph):
+    def write(data):
+        with ceph.rados.WriteOpCtx() as operation:
+            operation.new(1)
+            operation.write_full(data)
+            ioctx.operate_write_op(operation, name)
+
+    def remove(data):
+        with ceph.rados.WriteOpCtx() as operation:
+            operation.cmpext(data, 0)
+            operation.remove()
+            ioctx.operate_write_op(operation, name)
+
+    with ceph.client() as (_, ioctx):
+        name = _name()
+        write(b'one')
+        with pytest.raises(ceph.rados.ObjectExists):
+            write(b'two')
+        with pytest.raises(ceph.rados.Error):
+            remove(b'two')
+        assert ioctx.read(name) == b'one'
+        remove(b'one')
+        with pytest.raises(ceph.rados.Error):
+            remove(b'one')
+        with pytest.raises(ceph.rados.ObjectNotFound):
+            ioctx.read(name)
+
+
 CEPH_CHECKS = [
+    ceph_keeps_names_in_objects,
+    ceph_removes_what_was_half_made,
+    ceph_finds_by_a_name_that_was_half_given,
+    ceph_removes_by_no_name_what_has_snapshots,
+    ceph_renames_in_its_directory_what_has_the_name,
+    ceph_strikes_out_of_its_directory_what_has_the_name,
+    ceph_writes_and_removes_on_condition,
+    ceph_removes_a_key_on_condition_of_its_value,
     ceph_locks_an_object_for_one,
     ceph_lists_keys_in_their_order,
     ceph_keeps_a_handle_over_a_rename,

@@ -26,12 +26,13 @@ from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_fence
 from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.glance_db import records
-from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import recovery
+from glance_conversion_plugins.maintenance import sparsify
 from glance_conversion_plugins.maintenance import unrecorded
 from glance_conversion_plugins.stores import adoption
 from glance_conversion_plugins.stores import driver
@@ -160,13 +161,13 @@ class Cloud:
 
     def _foreign_images(self):
         """What others have in the pool, marked and not."""
-        pool = self.cluster.pools.setdefault('images', {})
         found = {}
         for number, state in enumerate(('', marks.PARTIAL, marks.REPLACED)):
             image_id = f'ffffffff-{number:04x}-4000-8000-000000000000'
             mark = marks.Mark(image_id, image_id, FOREIGN)
             name = mark.name(state) if state else image_id
-            found[name] = pool[name] = ceph.Header(1)
+            found[name] = ceph.Header(1)
+            self.cluster.put('images', name, found[name])
             found[name].meta = {rbd_marks.KEY: json.dumps(rbd_marks.Meta(
                 image_id, FOREIGN, 'host', '10.0.0.2:0/1')._asdict())}
         return found
@@ -183,16 +184,17 @@ class Cloud:
             sleep=self.world.sleep, time=lambda: self.world.now,
             monotonic=lambda: self.world.now)
         yield from ((module, 'rbd', rbd) for module in (
-            rbd_fence, rbd_marks, rbd_pool, rbd_sink, rbd_source, sparse_rbd,
-            sparsify_rbd, compat.rbd_driver))
+            rbd_fence, rbd_marks, rbd_names, rbd_pool, rbd_sink, rbd_source,
+            sparse_rbd, sparsify_rbd, compat.rbd_driver))
         yield rbd_pool, 'rados', rados
         yield rbd_index, 'rados', rados
+        yield rbd_names, 'rados', rados
         yield compat.rbd_driver, 'rados', rados
         yield handover, '_Watch', lambda: actors.Watch(self.world)
         yield rbd_sink, '_ABORT_SECONDS', 0
         yield from ((module, 'time', time) for module in (
-            cleanup, driver, handover, recovery, rbd_index, rbd_pool,
-            sparse_rbd, sparsify_rbd, unrecorded))
+            driver, handover, recovery, rbd_index, rbd_pool,
+            sparse_rbd, sparsify, sparsify_rbd, unrecorded))
         for name in ('status', 'is_recorded', 'recorded_stores', 'find_task',
                      'lock_holder', 'locks', 'age', 'take_lock', 'set_status',
                      'image_age', 'locations', 'set_location_deleted',
@@ -287,7 +289,8 @@ def _somebody_writes(cloud, number):
 def _stored(cloud):
     """An image that is active, in the first store."""
     image_id = cloud.db.new_image('active')
-    header = cloud.cluster.pools['images'][image_id] = ceph.Header(1 << 20)
+    header = ceph.Header(1 << 20)
+    cloud.cluster.put('images', image_id, header)
     header.data[0], header.snaps['snap'] = actors.CONTENT, True
     cloud.db.images[image_id].locations.append({
         'id': next(cloud.db.numbers),
@@ -304,12 +307,12 @@ def _lost(cloud):
             continue
         for location in image.locations if image.status == 'active' else ():
             pool, name = location['url'].split('/')[-3:-1]
-            header = cloud.cluster.pools[pool].get(name)
+            header = cloud.cluster.find(pool, name)
             if not header or actors.CONTENT not in header.data.values() or (
                     not header.snaps):
                 yield f'image {image_id} is active without its data'
     for name, header in cloud.foreign.items():
-        if cloud.cluster.pools['images'].get(name) is not header:
+        if cloud.cluster.find('images', name) is not header:
             yield f'{name} was not ours'
 
 
@@ -332,14 +335,19 @@ def _left(cloud):
     recorded = {tuple(location['url'].split('/')[-3:-1])
                 for image in cloud.db.images.values()
                 for location in image.locations}
-    for pool, images in cloud.cluster.pools.items():
-        for name, header in images.items():
-            if name in cloud.foreign or name.endswith(marks.REPLACED):
+    for pool in cloud.cluster.pools:
+        listed = cloud.cluster.listed(pool)
+        for name in cloud.cluster.named(pool):
+            header = cloud.cluster.find(pool, name)
+            if name in cloud.foreign or _may_be_left(cloud, pool, name):
                 continue
+            if not header and _was_forgotten(cloud, name):
+                continue
+            if name not in listed or not header:
+                yield f'{name} is left in part'
             if (pool, name) not in recorded:
-                if not _may_be_left(cloud, pool, name):
-                    yield f'{name} is left in the pool'
-            elif rbd_marks.KEY in header.meta:
+                yield f'{name} is left in the pool'
+            elif header and rbd_marks.KEY in header.meta:
                 yield f'{name} is still marked'
     for image_id, image in cloud.db.images.items():
         # Where it died before anything was made of it, or after that was
@@ -354,8 +362,25 @@ def _left(cloud):
             yield f'image {image_id} is stuck: {image.status}'
 
 
+def _was_forgotten(cloud, name):
+    """Whether a name without an image is that of one who was away meanwhile.
+
+    When it began to give it nothing knew of it any more.
+    """
+    process = cloud.cluster.created.get(name)
+    return process and process.paused_until
+
+
 def _may_be_left(cloud, pool, name):
-    """A second copy, that Glance could come to record, or has forgotten."""
-    image = cloud.db.images.get(name)
-    return pool == 'images2' and image and (
-        image.status == 'active' or name in cloud.unwanted)
+    """A second copy, that Glance could come to record, or has forgotten.
+
+    Or what died while it was deleted, which stock Glance does in steps.
+    """
+    image_id = name.partition('.')[0]
+    image = cloud.db.images.get(image_id)
+    if pool == 'images2':
+        return image and (image.status == 'active'
+                          or image_id in cloud.unwanted)
+    return image_id in cloud.unwanted and (
+        name.endswith(marks.REPLACED)
+        or name == image_id and not cloud.cluster.find(pool, name))

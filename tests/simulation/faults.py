@@ -62,8 +62,8 @@ def silence_is_death() -> Parts:
 
 def replaced_is_forgotten_unseen() -> Parts:
     """What was put aside is removed, whatever has become of its name."""
-    yield sparsify_rbd, 'forget', lambda ioctx, mark: rbd_pool.remove(
-        ioctx, mark.name(marks.REPLACED))
+    yield sparsify_rbd, 'forget', lambda ioctx, mark, is_deleted: (
+        rbd_pool.remove(ioctx, mark.name(marks.REPLACED)))
     yield sparsify, 'replaced', lambda store_id, grace: (
         registry.find_replacing(store_id).replaced(0))
 

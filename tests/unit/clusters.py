@@ -15,6 +15,8 @@
 tests/simulation/checks.py holds it to the real one.
 """
 
+import collections.abc
+
 from glance_conversion_plugins.external import marks
 from tests.simulation import ceph
 from tests.simulation import cloud
@@ -23,16 +25,59 @@ from tests.simulation import world
 POOL = 'images'
 
 
+class Images(collections.abc.MutableMapping):
+    """Images of the pool that are whole, by name; each change is one step."""
+
+    def __init__(self, cluster):
+        self._cluster = cluster
+
+    def __getitem__(self, name):
+        if name not in self._cluster.listed(POOL) or not (
+                header := self._cluster.find(POOL, name)):
+            raise KeyError(name)
+        return header
+
+    def __setitem__(self, name, header):
+        self._cluster.put(POOL, name, header)
+
+    def __delitem__(self, name):
+        self[name]
+        objects = self._cluster.objects(POOL)
+        image_id, = ceph.decoded(objects.pop(f'rbd_id.{name}'))
+        del objects[ceph.DIRECTORY][f'name_{name}']
+        del objects[f'rbd_header.{image_id}']
+
+    def __iter__(self):
+        return (name for name in self._cluster.listed(POOL)
+                if self._cluster.find(POOL, name))
+
+    def __len__(self):
+        return sum(1 for _ in self)
+
+
+class Died(BaseException):
+    """A process did, and does nothing more."""
+
+
 class Cluster(ceph.Cluster):
     """A cluster, and what was done in it."""
 
     def __init__(self):
         super().__init__(world.World(0))
         self.done = []
+        self._left = None
         # {what is about to be done: what somebody else does before}
         self.before = {}
 
+    def die_after(self, steps):
+        """Let whoever is at work die once so much was done."""
+        self._left = steps
+
     def step(self, client, what):
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise Died
         self.done.append(what)
         if what in self.before:
             self.before.pop(what)()
@@ -41,12 +86,17 @@ class Cluster(ceph.Cluster):
     @property
     def images(self):
         """{name: header}"""
-        return self.pools.setdefault(POOL, {})
+        return Images(self)
 
     def client(self):
         """Another process: (cluster, ioctx)."""
         client = ceph.Client(self, next(self._numbers))
         return client, client.open_ioctx(POOL)
+
+    def let_go(self):
+        """Ceph has forgotten whoever was killed."""
+        for header in self.images.values():
+            header.opened.clear()
 
     def open(self, name, **options):
         """Have an image open, as another process."""

@@ -113,6 +113,9 @@ def mock_rbd():
         def list_snaps(self):
             return []
 
+        def id(self):
+            return '77'
+
         def metadata_set(self, key, value):
             self._stored.metadata[key] = value
 
@@ -128,6 +131,9 @@ def mock_rbd():
             super().create(ioctx, name, *arguments, **options)
             images[name] = _Stored()
 
+        def list(self, ioctx):
+            return list(images)
+
         def remove(self, ioctx, name):
             super().remove(ioctx, name)
             del images[name]
@@ -141,7 +147,7 @@ def mock_rbd():
 
     return type('MockRBD', (stock.MockRBD,), {
         'ConnectionShutdown': ConnectionShutdown, 'Error': Error,
-        'Image': Image, 'RBD': RBD})
+        'Image': Image, 'RBD': RBD, 'images': images})
 
 
 def errors():

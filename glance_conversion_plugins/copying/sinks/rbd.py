@@ -23,6 +23,7 @@ from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 
 rbd = bindings.load('rbd')
@@ -112,6 +113,8 @@ class RbdSink:
             features = (int(cluster.conf_get('rbd_default_features') or 0)
                         or rbd.RBD_FEATURE_LAYERING)
             self._created = True
+            # Of one that dies at once, its name may be listed nowhere else.
+            rbd_index.add(self._ioctx, self._mark)
             rbd.RBD().create(self._ioctx, self._partial, size, self._order,
                              old_format=False, features=features,
                              data_pool=self._data_pool)
@@ -121,7 +124,7 @@ class RbdSink:
 
     def _check_name(self) -> None:
         """See that nothing has the name that this will have."""
-        if rbd_pool.is_present(self._ioctx, self._name):
+        if rbd_names.is_taken(self._ioctx, self._name):
             raise rbd.ImageExists('name taken')
 
     def write(self, view: memoryview, offset: int) -> int:
@@ -186,7 +189,7 @@ class RbdSink:
         with rbd_pool.translated():
             try:
                 rbd_marks.erase(self._image, self._mark)
-                rbd_index.remove(self._ioctx, self._mark)
+                rbd_marks.strike_out(self._ioctx, self._mark)
             except (rbd.ImageNotFound, rbd.ConnectionShutdown) as e:
                 raise errors.Fenced from e
             finally:

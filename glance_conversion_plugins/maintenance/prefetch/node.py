@@ -174,7 +174,7 @@ class Node:
     def sweep(self) -> None:
         """Remove what a dead agent was fetching; needs the lock."""
         with folder.Folder(self.folder) as here:
-            for mark, _ in list(here.marked()):
+            for mark in [found.mark for found in here.marked()]:
                 LOG.info('A fetch of image %s was interrupted', mark.image_id)
                 if self._is_half_committed(mark):
                     self._record(mark)

@@ -51,18 +51,46 @@ def test_all_that_is_listed_is_found_once(ioctx, count):
         rbd_index.add(ioctx, mark)
     assert sorted(rbd_index.listed(ioctx)) == sorted(added)
     for mark in added[1:]:
-        rbd_index.remove(ioctx, mark)
+        rbd_index.remove(ioctx, mark, rbd_index.read(ioctx, mark))
     assert list(rbd_index.listed(ioctx)) == added[:1]
 
 
 def test_what_is_not_listed_may_be_forgotten(ioctx):
     mark, = _marks(1)
-    rbd_index.remove(ioctx, mark)
+    rbd_index.remove(ioctx, mark, '')
     assert list(rbd_index.listed(ioctx)) == []
+    assert rbd_index.read(ioctx, mark) is None
+
+
+def test_what_was_listed_again_is_not_forgotten(ioctx):
+    """Its writer goes on, whatever it seemed to be before."""
+    mark, other = _marks(2)
+    rbd_index.add(ioctx, mark)
+    rbd_index.add(ioctx, other)
+    entry = rbd_index.read(ioctx, mark)
+    rbd_index.add(ioctx, mark)
+    rbd_index.remove(ioctx, mark, entry)
+    assert rbd_index.read(ioctx, mark) not in (entry, None)
+    rbd_index.remove(ioctx, mark, rbd_index.read(ioctx, mark))
+    assert rbd_index.read(ioctx, mark) is None
+    assert list(rbd_index.listed(ioctx)) == [other]
+
+
+def test_what_could_not_be_forgotten_is_told(cluster, ioctx):
+    def fail():
+        raise ceph.RadosError
+
+    mark, = _marks(1)
+    rbd_index.add(ioctx, mark)
+    entry = rbd_index.read(ioctx, mark)
+    cluster.before['write glance_conversion.marks'] = fail
+    with pytest.raises(ceph.RadosError):
+        rbd_index.remove(ioctx, mark, entry)
+    assert list(rbd_index.listed(ioctx)) == [mark]
 
 
 def test_what_others_have_noted_is_no_mark(cluster, ioctx):
-    cluster.objects[clusters.POOL, 'glance_conversion.marks'] = {
+    cluster.objects(clusters.POOL)['glance_conversion.marks'] = {
         '': b'', 'x': b'', 'mutant': b''}
     assert list(rbd_index.listed(ioctx)) == []
 

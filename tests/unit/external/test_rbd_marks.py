@@ -20,9 +20,12 @@ from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_fence
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
-from tests.unit import simulated_ceph
+from tests.simulation import ceph
+from tests.unit import clusters
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
 MARK = marks.Mark(IMAGE, 'aaaaaaaa', '0123abcd', 'node1')
@@ -31,14 +34,14 @@ FOREIGN = MARK._replace(deployment='deadbeef')
 PARTIAL = MARK.name(marks.PARTIAL)
 REMOVED = MARK.name(marks.REMOVED)
 
-POOL = rbd_pool.Pool('', '', simulated_ceph.POOL)
+POOL = rbd_pool.Pool('', '', clusters.POOL)
 
 CONTENT = b'A' * 4096
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    return simulated_ceph.replace(monkeypatch)
+    return clusters.in_memory(monkeypatch)
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_an_image_is_found_by_its_mark_whatever_it_is_called(cluster, agent,
 
 def test_what_is_published_between_two_looks_is_not_missed(cluster, ioctx):
     sink = _sealed()
-    cluster.before(f'open {PARTIAL}', sink.publish)
+    cluster.before['read rbd_directory'] = sink.publish
     assert rbd_marks.name_of(ioctx, MARK) == IMAGE
     sink.release()
 
@@ -191,8 +194,8 @@ def test_what_is_published_between_two_looks_is_not_missed(cluster, ioctx):
 def test_what_is_taken_between_two_looks_is_not_missed(cluster, agent):
     sink, ioctx = _sealed(), agent[1]
     other_rados, other = cluster.client()
-    cluster.before(f'open {PARTIAL}',
-                   lambda: rbd_marks.fence(other_rados, other, MARK))
+    cluster.before['read rbd_directory'] = (
+        lambda: rbd_marks.fence(other_rados, other, MARK))
     assert rbd_marks.name_of(ioctx, MARK) == REMOVED
     assert not sink.is_held()
     sink.release()
@@ -236,12 +239,12 @@ def test_a_fence_is_of_one_writer(cluster, agent, write):
     sink.release()
 
 
-def test_of_two_who_take_an_image_one_is_told_that_it_has(cluster, agent):
+def test_two_who_take_an_image_both_have_it(cluster, agent):
     sink, (rados, ioctx) = _sealed(), agent
     other_rados, other = cluster.client()
-    cluster.before(f'rename {PARTIAL} to {REMOVED}',
-                   lambda: rbd_marks.fence(other_rados, other, MARK))
-    assert not rbd_marks.fence(rados, ioctx, MARK)
+    cluster.before[f'write rbd_id.{REMOVED}'] = (
+        lambda: rbd_marks.fence(other_rados, other, MARK))
+    assert rbd_marks.fence(rados, ioctx, MARK)
     assert [*cluster.images] == [REMOVED]
     sink.release()
 
@@ -250,7 +253,7 @@ def test_what_is_published_just_before_the_fence_is_not_taken(cluster,
                                                               agent):
     sink, (rados, ioctx) = _sealed(), agent
     address = rbd_marks.read(ioctx, PARTIAL).client
-    cluster.before(f'blocklist {address}', sink.publish)
+    cluster.before[f'blocklist {address}'] = sink.publish
     assert not rbd_marks.fence(rados, ioctx, MARK)
     assert [*cluster.images] == [IMAGE]
 
@@ -259,7 +262,7 @@ def test_what_is_handed_over_just_before_the_fence_is_not_taken(cluster,
                                                                 agent):
     sink, (rados, ioctx) = _published(), agent
     address = rbd_marks.read(ioctx, IMAGE).client
-    cluster.before(f'blocklist {address}', sink.hand_over)
+    cluster.before[f'blocklist {address}'] = sink.hand_over
     assert not rbd_marks.fence(rados, ioctx, MARK)
     assert [*cluster.images] == [IMAGE]
 
@@ -312,59 +315,45 @@ def test_what_has_the_final_name_and_not_the_mark_is_left(cluster, ioctx,
     assert _untouched(header)
 
 
-def test_what_is_handed_over_just_before_is_left(cluster, ioctx):
-    """It is the open image that is asked, and not what was seen before."""
-    sink = _published()
-    header = cluster.images[IMAGE]
-    opened = []
-
-    def hand_over():
-        """At the second look: the first one found the mark."""
-        opened.append(True)
-        if len(opened) < 3:
-            cluster.before(f'open {IMAGE}', hand_over)
-        else:
-            sink.hand_over()
-
-    cluster.before(f'open {IMAGE}', hand_over)
-    rbd_marks.discard(ioctx, MARK)
-    assert len(opened) == 3
-    assert [*cluster.images] == [IMAGE]
-    assert _untouched(header)
-
-
-def test_an_image_that_takes_the_name_at_the_last_moment_is_left(cluster,
-                                                                 ioctx):
-    """What was open is empty by then, and another one removed it."""
+@pytest.mark.parametrize('step', [
+    f'write rbd_id.{REMOVED}', 'dir_rename_image rbd_directory',
+    f'write rbd_id.{IMAGE}'])
+def test_an_image_that_takes_the_name_meanwhile_is_left(cluster, ioctx, step):
+    """What bore the mark was removed by somebody else."""
     _published().release()
     theirs = []
 
     def replaced():
-        del cluster.images[IMAGE]
+        del cluster.images[REMOVED if REMOVED in cluster.images else IMAGE]
+        cluster.objects(clusters.POOL).pop(f'rbd_id.{IMAGE}', None)
         theirs.append(_stock_image(cluster))
 
-    cluster.before(f'remove {IMAGE}', replaced)
+    cluster.before[step] = replaced
     rbd_marks.discard(ioctx, MARK)
     assert [*cluster.images.values()] == theirs
     assert _untouched(theirs[0])
+    assert cluster.named(clusters.POOL) == {IMAGE}
 
 
-def test_an_image_that_is_written_under_the_name_by_then_is_left(cluster,
-                                                                 ioctx):
-    """It has no snapshot yet, but its writer."""
-    _published().release()
-    rbd, written = rbd_marks.rbd, []
+def test_what_is_handed_over_just_before_is_left(cluster, ioctx):
+    """It is the open image that is asked, and not what was seen before."""
+    sink = _published()
+    header = cluster.images[IMAGE]
+    looks = []
 
-    def replaced():
-        del cluster.images[IMAGE]
-        _, other = cluster.client()
-        rbd.RBD().create(other, IMAGE, 4096)
-        written.append(rbd.Image(other, IMAGE))
+    def hand_over():
+        """At the second look: the first one found the mark."""
+        looks.append(True)
+        if len(looks) < 2:
+            cluster.before[f'open {IMAGE}'] = hand_over
+        else:
+            sink.hand_over()
 
-    cluster.before(f'remove {IMAGE}', replaced)
+    cluster.before[f'open {IMAGE}'] = hand_over
     rbd_marks.discard(ioctx, MARK)
-    assert not cluster.images[IMAGE].gone
-    written[0].close()
+    assert len(looks) == 2
+    assert [*cluster.images] == [IMAGE]
+    assert _untouched(header)
 
 
 @EVERY_STATE
@@ -375,7 +364,7 @@ def test_while_somebody_has_it_open_nothing_of_it_is_touched(cluster, ioctx,
     data, snaps = dict(header.data), dict(header.snaps)
     with pytest.raises(rbd_marks.rbd.ImageBusy):
         rbd_marks.discard(ioctx, MARK)
-    assert cluster.images == {name: header}
+    assert cluster.images == {REMOVED if name == IMAGE else name: header}
     assert (header.data, header.snaps, header.size) == (data, snaps, 4096)
     sink.release()
     rbd_marks.discard(ioctx, MARK)
@@ -384,28 +373,13 @@ def test_while_somebody_has_it_open_nothing_of_it_is_touched(cluster, ioctx,
 
 # The pool's part of it
 
-def test_only_the_image_that_is_meant_is_removed(cluster, ioctx):
-    header, asked = _stock_image(cluster, 'name'), []
-
-    def is_it(image):
-        asked.append(image.size())
-        return False
-
-    rbd_pool.remove(ioctx, 'name', is_it)
-    assert asked == [4096]
-    assert _untouched(header)
-    rbd_pool.remove(ioctx, 'name', lambda image: True)
-    assert cluster.images == {}
-
-
-def test_what_is_not_there_is_removed_already(cluster, ioctx):
-    rbd_pool.remove(ioctx, 'name', lambda image: pytest.fail('asked'))
+def test_what_is_not_there_is_removed_already(ioctx):
     rbd_pool.remove(ioctx, 'name')
 
 
 def test_what_somebody_else_removes_meanwhile_is_no_failure(cluster, ioctx):
     _stock_image(cluster, 'name')
-    cluster.before('remove name', lambda: cluster.images.pop('name'))
+    cluster.before['remove name'] = lambda: cluster.images.pop('name')
     rbd_pool.remove(ioctx, 'name')
     assert cluster.images == {}
 
@@ -434,8 +408,8 @@ def test_a_writer_whose_mark_is_off_already_is_told(cluster, ioctx):
 
 def test_a_mark_that_goes_at_the_last_moment_is_told(cluster, ioctx):
     sink = _published()
-    cluster.before(f'remove {rbd_marks.KEY}', lambda:
-                   cluster.images[IMAGE].meta.clear())
+    cluster.before[f'remove {rbd_marks.KEY}'] = (
+        lambda: cluster.images[IMAGE].meta.clear())
     with pytest.raises(errors.Fenced):
         sink.hand_over()
 
@@ -486,8 +460,130 @@ def test_a_cluster_that_does_not_answer_has_taken_nothing(cluster):
     def fail():
         raise rbd_marks.rbd.Error('no answer')
 
-    cluster.before('connect', fail)
+    cluster.before['connect'] = fail
     assert sink.is_held()
-    cluster.before(f'open {PARTIAL}', fail)
+    cluster.before[f'open {PARTIAL}'] = fail
     assert sink.is_held()
     sink.release()
+
+
+# Who dies at any step leaves what the clean-up can take away.
+
+def _clean(cluster):
+    """What a pass does about the marks of the dead; returns how many."""
+    # Longer than somebody who was killed is remembered.
+    cluster.world.now += 100
+    rados, ioctx = cluster.client()
+    found = list(rbd_marks.marked(ioctx))
+    for mark in [each.mark for each in found]:
+        if rbd_marks.fence(rados, ioctx, mark):
+            rbd_marks.discard(ioctx, mark)
+        rbd_marks.strike_out(ioctx, mark)
+    return len(found)
+
+
+def _entries(cluster):
+    return cluster.objects(clusters.POOL).get('glance_conversion.marks', {})
+
+
+def _dies(cluster, steps, work):
+    """Whether somebody dies at that before it is done."""
+    cluster.die_after(steps)
+    try:
+        work()
+    except clusters.Died:
+        return True
+    finally:
+        cluster.die_after(None)
+        cluster.let_go()
+    return False
+
+
+def _until_nobody_dies(cluster, work):
+    """Let a process die at each step, and then at none."""
+    steps = 0
+    while _dies(cluster, steps, work):
+        yield steps
+        steps += 1
+    assert steps > 3
+
+
+def test_a_writer_may_die_at_any_step(cluster):
+    def write():
+        sink = _published()
+        sink.release()
+
+    for _ in _until_nobody_dies(cluster, write):
+        _clean(cluster)
+        assert cluster.named(clusters.POOL) == set()
+        assert _entries(cluster) == {}
+    assert [*cluster.images] == [IMAGE]
+    assert _clean(cluster) == 1
+    assert cluster.objects(clusters.POOL).keys() == {
+        ceph.DIRECTORY, 'glance_conversion.marks'}
+
+
+@EVERY_STATE
+def test_a_clean_up_may_die_at_any_step(cluster, write):
+    def prepare():
+        write()
+        cluster.let_go()
+
+    prepare()
+    for _ in _until_nobody_dies(cluster, lambda: _clean(cluster)):
+        _clean(cluster)
+        assert cluster.named(clusters.POOL) == set()
+        assert _entries(cluster) == {}
+        prepare()
+    assert cluster.named(clusters.POOL) == set()
+
+
+def test_who_takes_a_mark_off_may_die_at_any_step(cluster):
+    """What Glance has recorded stays, whole."""
+    def hand_over():
+        rbd_marks.hand_over(cluster.client()[1], MARK)
+
+    _published()
+    cluster.let_go()
+    header = cluster.images[IMAGE]
+    for _ in _until_nobody_dies(cluster, hand_over):
+        assert cluster.images == {IMAGE: header}
+        assert _untouched(header)
+    assert header.meta == {}
+    assert cluster.named(clusters.POOL) == {IMAGE}
+    assert _entries(cluster) == {}
+
+
+def test_a_name_that_was_half_given_by_who_died_can_be_given_again(cluster):
+    """Its owner imports the image once more."""
+    cluster.before['dir_rename_image rbd_directory'] = lambda: (
+        cluster.die_after(0))
+    assert _dies(cluster, 1000, lambda: _published())
+    assert rbd_names.is_taken(cluster.client()[1], IMAGE)
+    _clean(cluster)
+    later = _published(LATER)
+    assert [*cluster.images] == [IMAGE]
+    later.release()
+
+
+def test_who_only_began_is_no_image_that_could_be_fenced(cluster, ioctx):
+    rbd_index.add(ioctx, MARK)
+    found, = rbd_marks.marked(ioctx)
+    assert found == (MARK._replace(host=''), False, False)
+    assert rbd_marks.look_up(ioctx, MARK) == (MARK, False, False)
+    assert not rbd_marks.fence(*cluster.client(), MARK)
+    rbd_marks.strike_out(ioctx, MARK)
+    assert list(rbd_marks.marked(ioctx)) == []
+
+
+@EVERY_STATE
+def test_who_goes_on_after_all_is_not_struck_out(cluster, ioctx, write):
+    """Whatever seemed to be dead, its image is found later."""
+    rbd_index.add(ioctx, MARK)
+    sinks = []
+    cluster.before['read rbd_directory'] = lambda: sinks.append(write())
+    rbd_marks.strike_out(ioctx, MARK)
+    assert rbd_index.read(ioctx, MARK)
+    assert sinks[0].is_held()
+    assert [found.mark[:3] for found in rbd_marks.marked(ioctx)] == [MARK[:3]]
+    sinks[0].release()

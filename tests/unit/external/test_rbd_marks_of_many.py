@@ -202,7 +202,7 @@ def test_what_bears_a_mark_is_found_by_it(cluster, ioctx, state):
 
 def test_what_is_published_meanwhile_is_found_by_its_name(cluster, ioctx):
     sink = _sealed()
-    cluster.before[f'open {MINE.name("partial")}'] = sink.publish
+    cluster.before['read rbd_directory'] = sink.publish
     assert rbd_marks.name_of(ioctx, MINE) == IMAGE
     sink.abort()
 
@@ -288,8 +288,7 @@ def test_what_nobody_has_marked_yet_is_fenced_too(cluster):
 
 def test_a_writer_that_publishes_meanwhile_was_faster(cluster):
     sink = _sealed()
-    cluster.before[
-        f'rename {MINE.name("partial")} to {MINE.name("removed")}'] = (
+    cluster.before['dir_rename_image rbd_directory'] = (
         lambda: cluster.images.update({IMAGE: cluster.images.pop(
             MINE.name('partial'))}))
     assert not rbd_marks.fence(*cluster.client(), MINE)
@@ -378,7 +377,7 @@ def test_only_names_of_images_are_looked_into(cluster, ioctx):
     _in_state(cluster, 'published')
     cluster.images['volume-2'] = cluster.images.pop(IMAGE)
     cluster.done.clear()
-    assert _listed(ioctx) == set()
+    assert _listed(ioctx) == {(*MINE[:3], False)}
     assert not {'open volume-1', 'open volume-2'} & {*cluster.done}
 
 

@@ -63,7 +63,7 @@ def test_a_connection_lasts_as_long_as_its_block(cluster, called):
         assert [call for call in called if call[0] != 'conf_set'] == [
             ('connect',), ('open_ioctx', 'images'), ('set_osdmap_full_try',)]
         assert ioctx.client is client
-        assert ioctx.images is cluster.images
+        assert ioctx.objects is cluster.objects(clusters.POOL)
         called.clear()
     assert [call[0] for call in called] == ['__exit__', 'shutdown']
 
@@ -155,31 +155,6 @@ def test_a_cluster_that_is_slow_is_told_from_one_that_refuses(cluster):
             for number in (errno.ETIMEDOUT, errno.EIO, errno.ENOSPC)}
     assert len(set(said.values())) == 3
     assert 'in time' in said[errno.ETIMEDOUT]
-
-
-# What is there
-
-def test_what_has_a_name_is_present(cluster, ioctx):
-    assert not rbd_pool.is_present(ioctx, 'disk')
-    header = clusters.create(cluster, 'disk')
-    assert rbd_pool.is_present(ioctx, 'disk')
-    assert header.opened == []
-    assert not rbd_pool.is_present(ioctx, 'dis')
-
-
-def test_whether_it_is_there_is_seen_without_opening_it(cluster, ioctx,
-                                                        monkeypatch):
-    """Whoever has it open for writing seems to be its writer."""
-    opened, make = [], ceph.Image.__init__
-
-    def init(self, ioctx, name, snapshot=None, read_only=False):
-        opened.append(read_only)
-        make(self, ioctx, name, snapshot, read_only)
-
-    monkeypatch.setattr(ceph.Image, '__init__', init)
-    clusters.create(cluster, 'disk')
-    assert rbd_pool.is_present(ioctx, 'disk')
-    assert opened == [True]
 
 
 # Removing

@@ -35,6 +35,7 @@ from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import recovery
+from glance_conversion_plugins.maintenance import sparsify
 from glance_conversion_plugins.maintenance import unrecorded
 from glance_conversion_plugins.stores import driver
 from glance_conversion_plugins.stores import liveness
@@ -65,7 +66,7 @@ def slept(monkeypatch):
 
 
 def _instead_of_sleep(monkeypatch, happens):
-    for module in (cleanup, recovery, unrecorded):
+    for module in (recovery, sparsify, unrecorded):
         monkeypatch.setattr(module, 'time',
                             types.SimpleNamespace(sleep=happens))
 

@@ -16,6 +16,7 @@ The database is a real one; the store is ours over a Ceph in memory.
 """
 
 import hashlib
+import types
 
 import pytest
 
@@ -45,6 +46,15 @@ def database(tmp_path):
 def cluster(monkeypatch, override):
     override('deployment', 'test', 'conversion')
     return clusters.in_memory(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def slept(monkeypatch):
+    """How long it was waited for, which no test does."""
+    found = []
+    monkeypatch.setattr(sparsify, 'time',
+                        types.SimpleNamespace(sleep=found.append))
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +275,37 @@ def test_a_store_that_replaces_nothing_has_nothing_of_it(cluster, monkeypatch,
     monkeypatch.setattr(registry, asked, lambda store_id: None)
     assert sparsify.replaced('ceph', 0) == []
     assert sparsify.nameless('ceph') == set()
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_what_was_replaced_and_is_deleted_is_of_no_use_any_more(cluster,
+                                                                named):
+    image_id = _replaced(cluster, recorded=False, named=named)
+    assert sparsify.replaced('ceph', 0) == []
+    databases.delete_image(image_id)
+    mark, = sparsify.replaced('ceph', 0)
+    sparsify.forget('ceph', mark)
+    assert [*cluster.images] == ([image_id] if named else [])
+
+
+def test_the_only_one_that_is_left_is_never_removed(cluster):
+    image_id = _replaced(cluster, named=False)
+    mark, = sparsify.replaced('ceph', 0)
+    with pytest.raises(errors.SinkFailed):
+        sparsify.forget('ceph', mark)
+    sparsify.put_back('ceph', image_id)
+    assert [*cluster.images] == [image_id]
+
+
+def test_a_name_that_is_given_back_meanwhile_is_not_missing(cluster,
+                                                            monkeypatch):
+    image_id = _replaced(cluster, named=False)
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        clusters.create(cluster, image_id)
+
+    monkeypatch.setattr(sparsify, 'time', types.SimpleNamespace(sleep=sleep))
+    assert sparsify.nameless('ceph') == set()
+    assert slept == [3]

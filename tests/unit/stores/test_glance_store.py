@@ -39,6 +39,7 @@ from glance_conversion_plugins.copying.sources import rbd as rbd_source
 from glance_conversion_plugins.external import rbd_fence
 from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_file
@@ -198,9 +199,15 @@ def mocked_ceph(monkeypatch):
     monkeypatch.setattr(rbd, 'rados', test_rbd_store_base.MockRados)
     monkeypatch.setattr(rbd, 'rbd', test_rbd_store_base.MockRBD)
     monkeypatch.setattr(rbd_pool, 'rados', stock_mocks.MockRados)
-    for name in ('add', 'remove'):
+    for name in ('add', 'read', 'remove'):
         monkeypatch.setattr(rbd_index, name, lambda *_: None)
     mock_rbd = stock_mocks.mock_rbd()
+    # Names have no steps there.
+    for name in ('is_listed', 'is_taken', 'id_listed'):
+        monkeypatch.setattr(rbd_names, name,
+                            lambda ioctx, name: name in mock_rbd.images)
+    for name in ('tidy', 'forget', 'free'):
+        monkeypatch.setattr(rbd_names, name, lambda *_: None)
     for module in (rbd_fence, rbd_marks, rbd_pool, rbd_sink, rbd_source,
                    sparse_rbd, sparsify_rbd):
         monkeypatch.setattr(module, 'rbd', mock_rbd)

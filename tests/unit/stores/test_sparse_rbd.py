@@ -29,7 +29,8 @@ from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_rbd
-from tests.unit import simulated_ceph
+from glance_conversion_plugins.stores import sparsify_rbd
+from tests.unit import clusters
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
 DATA = b'A' * 8192
@@ -37,11 +38,7 @@ DATA = b'A' * 8192
 
 @pytest.fixture
 def cluster(monkeypatch):
-    found = simulated_ceph.replace(monkeypatch)
-    rados, rbd = found.bindings()
-    monkeypatch.setattr(compat.rbd_driver, 'rados', rados)
-    monkeypatch.setattr(compat.rbd_driver, 'rbd', rbd)
-    return found
+    return clusters.in_memory(monkeypatch)
 
 
 @pytest.fixture
@@ -125,6 +122,19 @@ def test_what_its_writer_holds_is_in_use_and_not_touched(cluster, store,
     assert deleted_by_stock == [IMAGE]
 
 
+def test_what_is_being_replaced_is_in_use(cluster, store, deleted_by_stock):
+    """What is about to take its name would stay."""
+    _held(cluster).close()
+    sparsify_rbd.put_aside(cluster.client()[1], IMAGE, marks.Mark(
+        IMAGE, 'aaaaaaaa-bbbb', 'deadbeef'))
+    with pytest.raises(exceptions.InUseByStore):
+        _delete(store)
+    assert deleted_by_stock == []
+    store.put_back(IMAGE)
+    _delete(store)
+    assert deleted_by_stock == [IMAGE]
+
+
 def test_a_writer_is_waited_for(cluster, store, deleted_by_stock,
                                 monkeypatch):
     image, slept = _held(cluster), []
@@ -157,9 +167,9 @@ def test_what_is_not_there_is_stocks_business(cluster, store,
 def test_what_a_request_published_it_deletes_and_nothing_else(
         cluster, store, undecided, deleted_by_stock):
     _upload(store, context=_request('req-1'))
-    assert [*cluster.pools[store.pool]] == [IMAGE]
+    assert [*cluster.images] == [IMAGE]
     _delete(store, _request('req-1'))
-    assert cluster.pools[store.pool] == {}
+    assert cluster.images == {}
     assert deleted_by_stock == []
 
 
@@ -170,7 +180,7 @@ def test_what_another_request_published_is_let_go_and_stocks(
     _upload(store, context=_request('req-1'))
     _delete(store, context)
     assert deleted_by_stock == [IMAGE]
-    header = cluster.pools[store.pool][IMAGE]
+    header = cluster.images[IMAGE]
     assert header.opened == []
 
 
@@ -185,7 +195,7 @@ def test_a_request_leaves_what_took_the_place_of_its_own(
     later.seal()
     later.publish()
     _delete(store, _request('req-1'))
-    assert [*cluster.pools[store.pool]] == [IMAGE]
+    assert [*cluster.images] == [IMAGE]
     assert later.is_held()
     assert deleted_by_stock == []
     later.release()
@@ -216,16 +226,16 @@ def test_an_upload_that_is_taken_meanwhile_is_told_so_and_left(
 
     with pytest.raises(exceptions.NotFound, match='counted as dead'):
         _upload(store, _Interrupted(take), size=size)
-    name, = cluster.pools[store.pool]
+    name, = cluster.images
     assert name.endswith('.removed')
     found, = store.marked()
     assert not store.is_open(found)
     store.discard(found.mark)
-    assert cluster.pools[store.pool] == {}
+    assert cluster.images == {}
 
 
 def test_an_upload_that_fails_otherwise_leaves_nothing(cluster, store,
                                                        undecided):
     with pytest.raises(exceptions.Invalid):
         _upload(store, size=len(DATA) - 1)
-    assert cluster.pools[store.pool] == {}
+    assert cluster.images == {}

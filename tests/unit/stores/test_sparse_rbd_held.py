@@ -304,7 +304,7 @@ def test_only_what_was_replaced_long_ago_is_told(store, cluster):
     cluster.world.now += 50
     mark, = store.replaced(50)
     assert store.replaced(51) == []
-    store.forget_replaced(mark)
+    store.forget_replaced(mark, False)
     assert [*cluster.images] == [IMAGE]
 
 

@@ -12,6 +12,9 @@
 
 """Images that take the place of others, in a Ceph in memory."""
 
+import contextlib
+import math
+
 import pytest
 
 from glance_conversion_plugins import errors
@@ -148,7 +151,7 @@ def test_who_dies_between_both_names_leaves_an_image_that_gets_its_name_back(
     with pytest.raises(errors.Fenced):
         sink.publish()
     assert sparsify_rbd.nameless(ioctx) == {IMAGE: MARK._replace(host='')}
-    sparsify_rbd.put_back(ioctx, IMAGE)
+    sparsify_rbd.put_back(*cluster.client(), IMAGE)
     assert cluster.images[IMAGE] is old
     assert old.meta == {}
 
@@ -223,7 +226,7 @@ def test_a_name_is_given_back(cluster, ioctx):
     _put_aside(cluster)
     _put_aside(cluster, OTHER)
     old = cluster.images[REPLACED]
-    sparsify_rbd.put_back(ioctx, IMAGE)
+    sparsify_rbd.put_back(*cluster.client(), IMAGE)
     assert cluster.images == {
         IMAGE: old, OTHER.name('replaced'): cluster.images[
             OTHER.name('replaced')]}
@@ -233,7 +236,7 @@ def test_a_name_is_given_back(cluster, ioctx):
 
 def test_a_name_is_given_back_to_what_does_not_say_since_when(cluster, ioctx):
     old = clusters.create(cluster, REPLACED)
-    sparsify_rbd.put_back(ioctx, IMAGE)
+    sparsify_rbd.put_back(*cluster.client(), IMAGE)
     assert cluster.images == {IMAGE: old}
 
 
@@ -241,17 +244,17 @@ def test_a_name_is_given_back_to_what_does_not_say_since_when(cluster, ioctx):
 def test_a_name_that_is_in_use_is_left_to_who_has_it(cluster, ioctx, again):
     _put_aside(cluster)
     if again:
-        sparsify_rbd.put_back(ioctx, IMAGE)
+        sparsify_rbd.put_back(*cluster.client(), IMAGE)
     else:
         clusters.create(cluster, IMAGE)
     before = dict(cluster.images)
-    sparsify_rbd.put_back(ioctx, IMAGE)
+    sparsify_rbd.put_back(*cluster.client(), IMAGE)
     assert cluster.images == before
 
 
 def test_a_name_is_given_to_nobody_else(cluster, ioctx):
     _put_aside(cluster, OTHER)
-    sparsify_rbd.put_back(ioctx, IMAGE)
+    sparsify_rbd.put_back(*cluster.client(), IMAGE)
     assert [*cluster.images] == [OTHER.name('replaced')]
 
 
@@ -260,7 +263,7 @@ def test_a_name_is_given_to_nobody_else(cluster, ioctx):
 def test_what_was_replaced_is_removed(cluster, ioctx):
     _put_aside(cluster)
     new = clusters.create(cluster, IMAGE)
-    sparsify_rbd.forget(ioctx, MARK)
+    sparsify_rbd.forget(ioctx, MARK, False)
     assert cluster.images == {IMAGE: new}
 
 
@@ -271,7 +274,7 @@ def test_what_something_incomplete_took_the_place_of_is_not_removed(
     before = cluster.images[REPLACED]
     clusters.create(cluster, IMAGE).snaps = snaps
     with pytest.raises(errors.SinkFailed):
-        sparsify_rbd.forget(ioctx, MARK)
+        sparsify_rbd.forget(ioctx, MARK, False)
     assert cluster.images[REPLACED] is before
 
 
@@ -279,6 +282,140 @@ def test_what_nothing_took_the_place_of_is_never_removed(cluster, ioctx):
     _put_aside(cluster)
     old = cluster.images[REPLACED]
     with pytest.raises(errors.SinkFailed):
-        sparsify_rbd.forget(ioctx, MARK)
+        sparsify_rbd.forget(ioctx, MARK, False)
     assert cluster.images == {REPLACED: old}
     assert old.snaps == {'snap': True}
+
+
+def test_of_an_image_that_is_deleted_nothing_is_needed(cluster, ioctx):
+    _put_aside(cluster)
+    sparsify_rbd.forget(ioctx, MARK, True)
+    assert cluster.images == {}
+
+
+def test_what_the_name_only_leads_to_did_not_take_a_place(cluster, ioctx):
+    """Somebody died before he had taken the name from the old image."""
+    old = clusters.create(cluster, IMAGE)
+    def die():
+        raise clusters.Died
+
+    cluster.before[f'forget {IMAGE}'] = die
+    with pytest.raises(clusters.Died):
+        sparsify_rbd.put_aside(ioctx, IMAGE, MARK)
+    assert cluster.find(clusters.POOL, IMAGE) is old
+    with pytest.raises(errors.SinkFailed):
+        sparsify_rbd.forget(ioctx, MARK, False)
+    assert cluster.images == {REPLACED: old}
+
+
+def test_what_somebody_began_to_remove_is_old(cluster, ioctx):
+    _put_aside(cluster)
+    objects = cluster.objects(clusters.POOL)
+    del objects[f'rbd_id.{REPLACED}']
+    assert sparsify_rbd.age(ioctx, MARK) == math.inf
+    clusters.create(cluster, IMAGE)
+    sparsify_rbd.forget(ioctx, MARK, False)
+    assert [*cluster.images] == [IMAGE]
+    assert cluster.named(clusters.POOL) == {IMAGE}
+
+
+# Who dies at any step leaves an image that is whole.
+
+def _clean(cluster):
+    """What a pass of the clean-up does, once nobody is heard of any more."""
+    rados, ioctx = cluster.client()
+    for image_id in sparsify_rbd.nameless(ioctx):
+        sparsify_rbd.put_back(rados, ioctx, image_id)
+    for mark in sparsify_rbd.replaced(ioctx):
+        sparsify_rbd.forget(ioctx, mark, False)
+    for found in list(rbd_marks.marked(ioctx)):
+        if found.is_published:
+            rbd_marks.hand_over(ioctx, found.mark)
+        elif rbd_marks.fence(rados, ioctx, found.mark):
+            rbd_marks.discard(ioctx, found.mark)
+        rbd_marks.strike_out(ioctx, found.mark)
+
+
+def _is_whole(cluster):
+    header = cluster.images[IMAGE]
+    return header.snaps == {'snap': True} and header.data in (
+        {0: b'content'}, {0: CONTENT})
+
+
+def _replace():
+    sink = _sealed()
+    sink.publish()
+    sink.hand_over()
+
+
+def _dies(cluster, steps, work):
+    """Whether somebody dies at that before it is done."""
+    cluster.die_after(steps)
+    try:
+        work()
+    except clusters.Died:
+        return True
+    finally:
+        cluster.die_after(None)
+        cluster.let_go()
+    return False
+
+
+@pytest.mark.parametrize('after', range(43))
+def test_who_replaces_an_image_may_die_at_any_step(cluster, after):
+    """And so may the clean-up after it."""
+    steps = 0
+    while True:
+        cluster.pools.clear()
+        clusters.create(cluster, IMAGE)
+        is_dead = _dies(cluster, after, _replace)
+        if not _dies(cluster, steps, lambda: _clean(cluster)):
+            break
+        for _ in range(2):
+            _clean(cluster)
+        assert _is_whole(cluster)
+        assert cluster.named(clusters.POOL) == {IMAGE}
+        assert cluster.objects(clusters.POOL).get(
+            'glance_conversion.marks', {}) == {}
+        assert rbd_marks.KEY not in cluster.images[IMAGE].meta
+        steps += 1
+    assert steps > 3
+    assert is_dead == (after < 42)
+
+
+@pytest.mark.parametrize('step', [
+    f'rename {IMAGE} to {REPLACED}', 'dir_rename_image rbd_directory',
+    f'forget {IMAGE}', f'rename {PARTIAL} to {IMAGE}'])
+def test_who_only_was_away_takes_no_name_any_more(cluster, ioctx, step):
+    """Somebody else has given it back meanwhile, and shut the writer out."""
+    old = clusters.create(cluster, IMAGE)
+    sink = _sealed()
+    rados = cluster.client()[0]
+    cluster.before[step] = lambda: sparsify_rbd.put_back(rados, ioctx, IMAGE)
+    with contextlib.suppress(errors.ConversionError):
+        sink.publish()
+    assert cluster.find(clusters.POOL, IMAGE)
+    assert IMAGE in cluster.listed(clusters.POOL)
+    assert old in cluster.images.values()
+    sink.abort()
+    _clean(cluster)
+    assert _is_whole(cluster)
+
+
+def test_an_abort_leaves_what_may_have_a_name(cluster, caplog):
+    """An answer that did not come may still be true."""
+    clusters.create(cluster, IMAGE)
+    sink = _sealed()
+
+    def answer_to_none():
+        raise ceph.TimedOut('no answer')
+
+    cluster.before[f'rename {PARTIAL} to {IMAGE}'] = answer_to_none
+    with pytest.raises(errors.SinkFailed):
+        sink.publish()
+    sink.abort()
+    assert {*cluster.images} == {REPLACED, PARTIAL}
+    assert 'is left for the clean-up' in caplog.text
+    _clean(cluster)
+    assert _is_whole(cluster)
+    assert {*cluster.images} == {IMAGE}
