@@ -18,6 +18,7 @@ format hides inside another.
 """
 
 from collections.abc import Sequence
+import contextlib
 import logging
 from typing import cast
 from typing import IO
@@ -162,9 +163,28 @@ def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
     # An inspector that stumbles over its input has not decided either.
     except Exception as e:
         LOG.warning('Inspection failed: %r', e)
-        raise errors.UnsafeImage(
+        raise _uncertain(wrapper) from e
+
+
+def _uncertain(wrapper: format_inspector.InspectWrapper
+               ) -> errors.UnsafeImage:
+    names = []
+    # What an inspector stumbled over it may stumble over again.
+    with contextlib.suppress(Exception):
+        names = sorted(str(found) for found in wrapper.formats or ())
+    if names == ['gpt', 'iso']:
+        return errors.UnsafeImage(
+            'The image is a hybrid ISO, which begins with the partition table '
+            'of a disk. Glance takes it neither as iso nor as raw: make an '
+            'ISO without that table.')
+    if len(names) > 1:
+        several = ' and '.join(names)
+        return errors.UnsafeImage(
             'The format of the image is not certain: its content matches '
-            'several formats, or only a part of one.') from e
+            f'several, {several}.')
+    return errors.UnsafeImage(
+        'The format of the image is not certain: its content matches only a '
+        'part of one.')
 
 
 def _decided(inspector: format_inspector.FileInspector | None

@@ -83,13 +83,13 @@ def _hostile():
     yield Case('raw-luks', 'raw', qcow2.luks, MISMATCH, 'content is luks')
     yield case('raw-iso', 'raw', iso, MISMATCH, 'content is iso')
     yield case('raw-iso-and-mbr', 'raw', lambda: iso(mbr()), UNSAFE,
-               'not certain')
+               'hybrid ISO')
     yield case('raw-iso-and-gpt', 'raw', lambda: iso(gpt()[:1024]), UNSAFE,
-               'not certain')
+               'hybrid ISO')
     yield case('raw-iso-and-qcow2', 'raw', lambda: iso(
-        qcow2.plain()[:32 * KIB]), UNSAFE, 'not certain')
+        qcow2.plain()[:32 * KIB]), UNSAFE, 'iso and qcow2')
     yield case('qcow2-and-mbr', 'qcow2', lambda: build.patched(
-        qcow2.plain(), (446, mbr()[446:])), UNSAFE, 'not certain')
+        qcow2.plain(), (446, mbr()[446:])), UNSAFE, 'gpt and qcow2')
     yield case('vmdk-and-vdi', 'vmdk', lambda: build.patched(
         build.image('vmdk'), (64, build.image('vdi')[64:512])),
         UNSAFE, 'not certain')

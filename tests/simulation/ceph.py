@@ -213,16 +213,16 @@ class Operation(list):
 
     def new(self, exclusive):
         def call(objects, name):
-            if exclusive and name in objects:
+            if exclusive == 1 and name in objects:
                 raise ObjectExists(name)
         self.append(call)
 
     def write_full(self, data):
         self.append(lambda objects, name: objects.update({name: data}))
 
-    def cmpext(self, data, _offset):
+    def cmpext(self, data, offset):
         def call(objects, name):
-            if objects.get(name) != data:
+            if objects.get(name, b'')[offset:offset + len(data)] != data:
                 raise RadosError(name)
         self.append(call)
 

@@ -171,6 +171,16 @@ def test_what_is_not_known_to_be_done_is_not_undone(cluster, ioctx, error):
     assert rbd_names.id_of(ioctx, 'other') == image_id
 
 
+def test_a_name_that_leads_elsewhere_is_kept(cluster, ioctx):
+    """Somebody is about to give it."""
+    header = clusters.create(cluster, 'disk')
+    _lead(cluster, 'other', '77')
+    with pytest.raises(ceph.ImageExists):
+        rbd_names.move(ioctx, 'disk', 'other', _id(cluster, 'disk'))
+    assert rbd_names.id_of(ioctx, 'other') == '77'
+    assert cluster.images == {'disk': header}
+
+
 @pytest.mark.parametrize('again', [False, True])
 def test_what_is_not_called_so_is_not_renamed(cluster, ioctx, again):
     if again:
