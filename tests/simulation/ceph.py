@@ -299,10 +299,13 @@ class Ioctx:
     def stat(self, name):
         self._object(f'stat {name}', name)
 
-    def execute(self, name, _class, method, data):
+    def execute(self, name, kind, method, data):
         """Change the directory."""
         found = self._object(f'{method} {name}', name)
         source, *targets, image_id = decoded(data)
+        if (kind, method) != ('rbd', 'dir_rename_image' if targets else
+                              'dir_remove_image'):
+            raise RadosError(method)
         if found.get(f'name_{source}') != encoded(image_id):
             raise (Stale if targets and f'name_{source}' in found
                    else ObjectNotFound)(source)

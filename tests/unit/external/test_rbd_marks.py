@@ -587,3 +587,48 @@ def test_who_goes_on_after_all_is_not_struck_out(cluster, ioctx, write):
     assert sinks[0].is_held()
     assert [found.mark[:3] for found in rbd_marks.marked(ioctx)] == [MARK[:3]]
     sinks[0].release()
+
+
+def test_who_was_struck_out_and_lives_is_listed_again(cluster, ioctx):
+    """From then on its image may be found by nothing else."""
+    sink = _sealed()
+    rbd_index.remove(ioctx, MARK, rbd_index.read(ioctx, MARK))
+    sink.publish()
+    sink.release()
+    found, = rbd_marks.marked(ioctx)
+    assert (found.mark[:3], found.is_published) == (MARK[:3], True)
+
+
+def test_a_mark_of_somebody_else_is_not_erased(cluster, ioctx):
+    sink = _published(LATER)
+    with rbd_marks.rbd.Image(ioctx, IMAGE) as image:
+        with pytest.raises(errors.Fenced):
+            rbd_marks.erase(image, MARK)
+    assert rbd_marks.read(ioctx, IMAGE).is_of(LATER)
+    sink.release()
+
+
+def test_who_reads_a_mark_does_not_seem_to_write(cluster, ioctx):
+    _published().release()
+    seen = []
+    cluster.before['metadata'] = lambda: seen.append(
+        [*cluster.images[IMAGE].opened])
+    assert rbd_marks.read(ioctx, IMAGE)
+    assert seen == [[]]
+
+
+def test_marks_of_earlier_versions_are_known():
+    assert rbd_marks.KEY == 'glance_conversion.mark'
+
+
+def test_what_was_taken_is_not_called_what_half_a_name_says(cluster, agent):
+    """Its writer died while he published it."""
+    rados, ioctx = agent
+    _sealed()
+    cluster.let_go()
+    objects = cluster.objects(clusters.POOL)
+    objects[f'rbd_id.{IMAGE}'] = objects[f'rbd_id.{PARTIAL}']
+    assert rbd_marks.name_of(ioctx, MARK) == PARTIAL
+    assert rbd_marks.fence(rados, ioctx, MARK)
+    assert rbd_marks.name_of(ioctx, MARK) == REMOVED
+    assert rbd_marks.look_up(ioctx, MARK) == (MARK, False, True)
