@@ -74,7 +74,8 @@ def read(ioctx: Any, mark: marks.Mark) -> str | None:
             ioctx.operate_read_op(operation, _OBJECT)
         except rados.ObjectNotFound:
             return None
-        return next((value.decode() for _, value in found), None)
+        # The binding has none for what is empty, as of an earlier version.
+        return next(((value or b'').decode() for _, value in found), None)
 
 
 def listed(ioctx: Any) -> Iterator[marks.Mark]:

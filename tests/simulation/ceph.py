@@ -260,7 +260,8 @@ class Ioctx:
     def get_omap_vals_by_keys(self, operation, keys):
         result = []
         operation.append(lambda objects, name: result.extend(
-            (key, objects[name][key]) for key in keys if key in objects[name]))
+            (key, objects[name][key] or None) for key in keys
+            if key in objects[name]))
         return result, 0
 
     def operate_write_op(self, operation, name):

@@ -211,6 +211,17 @@ def ceph_removes_a_key_on_condition_of_its_value(ceph):
         with pytest.raises(ceph.rados.Error):
             remove('another')
         assert found() == [('key', b'value')]
+        with ceph.rados.WriteOpCtx() as operation:
+            ioctx.set_omap(operation, ('key',), (b'',))
+            ioctx.operate_write_op(operation, name)
+        with pytest.raises(ceph.rados.Error):
+            remove('value')
+        assert found() == [('key', None)]
+        remove('')
+        assert found() == []
+        with ceph.rados.WriteOpCtx() as operation:
+            ioctx.set_omap(operation, ('key',), (b'value',))
+            ioctx.operate_write_op(operation, name)
         remove('value')
         assert found() == []
         with pytest.raises(ceph.rados.Error):

@@ -76,6 +76,16 @@ def test_what_was_listed_again_is_not_forgotten(ioctx):
     assert list(rbd_index.listed(ioctx)) == [other]
 
 
+def test_an_entry_of_an_earlier_version_can_be_forgotten(cluster, ioctx):
+    mark, = _marks(1)
+    rbd_index.add(ioctx, mark)
+    entries = cluster.objects(clusters.POOL)['glance_conversion.marks']
+    entries.update(dict.fromkeys(entries, b''))
+    assert rbd_index.read(ioctx, mark) == ''
+    rbd_index.remove(ioctx, mark, '')
+    assert rbd_index.read(ioctx, mark) is None
+
+
 def test_what_could_not_be_forgotten_is_told(cluster, ioctx):
     def fail():
         raise ceph.RadosError
