@@ -22,8 +22,8 @@ rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
 
-# Longer than anybody who only seemed dead goes on with what it had begun.
-_BLOCKLIST_SECONDS = 3600
+# Longer than any node sleeps and goes on with what it had begun.
+_BLOCKLIST_SECONDS = 30 * 86400
 
 
 def watchers(image: Any) -> list[str]:

@@ -80,10 +80,13 @@ def _parse(image: Any) -> Meta | None:
 def read(ioctx: Any, name: str) -> Meta | None:
     """The mark of an image; None if it has none, or is not there."""
     try:
-        with rbd.Image(ioctx, name, read_only=True) as image:
-            return _parse(image)
+        # What is called so; where it should lead the name may have lost.
+        if image_id := rbd_names.id_listed(ioctx, name):
+            with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
+                return _parse(image)
     except rbd.ImageNotFound:
-        return None
+        pass
+    return None
 
 
 def _is_of(meta: Meta | None, mark: marks.Mark) -> bool:
@@ -108,10 +111,19 @@ def erase(image: Any, mark: marks.Mark) -> None:
         raise errors.Fenced from e
 
 
-def publish(ioctx: Any, mark: marks.Mark) -> None:
-    """Give a sealed image its name."""
+def publish(ioctx: Any, mark: marks.Mark, image: Any) -> None:
+    """Give a sealed image its name.
+
+    :raises rbd.ImageNotFound: if it was taken from its writer
+    """
     rbd_index.add(ioctx, mark)
-    rbd.RBD().rename(ioctx, mark.name(marks.PARTIAL), mark.image_id)
+    partial = mark.name(marks.PARTIAL)
+    if image.features() & rbd.RBD_FEATURE_JOURNALING:
+        # By its journal a mirror hears of it.
+        rbd.RBD().rename(ioctx, partial, mark.image_id)
+    else:
+        # librbd would rename it whatever it is called by now.
+        rbd_names.move(ioctx, partial, mark.image_id, image.id())
 
 
 def hand_over(ioctx: Any, mark: marks.Mark) -> None:
@@ -130,8 +142,7 @@ def name_of(ioctx: Any, mark: marks.Mark) -> str | None:
     # In the order in which it may change meanwhile.
     if rbd_names.is_listed(ioctx, mark.name(marks.PARTIAL)):
         return mark.name(marks.PARTIAL)
-    if (rbd_names.is_listed(ioctx, mark.image_id)
-            and _is_of(read(ioctx, mark.image_id), mark)):
+    if _is_of(read(ioctx, mark.image_id), mark):
         return mark.image_id
     if rbd_names.is_listed(ioctx, mark.name(marks.REMOVED)):
         return mark.name(marks.REMOVED)
@@ -158,44 +169,48 @@ def fence(cluster: Any, ioctx: Any, mark: marks.Mark) -> bool:
     rbd_fence.shut_out(cluster, {meta.client} if meta else set())
     # Those who have seen the new map take no more from that client; what it
     # has done until then is seen here.
-    if name == mark.name(marks.PARTIAL):
-        # Its writer can not publish it then.
-        return _take(ioctx, mark, rbd_names.id_listed(ioctx, name), name)
-    return name_of(ioctx, mark) == name
+    if name == mark.image_id:
+        return name_of(ioctx, mark) == name
+    # Its writer can not publish it then.
+    return _take(ioctx, mark, name)
 
 
-def _take(ioctx: Any, mark: marks.Mark, image_id: str | None, name: str
-          ) -> bool:
-    """Give an image the name of what nobody has any more."""
+def _take(ioctx: Any, mark: marks.Mark, name: str) -> bool:
+    """Give an image the name of what nobody has any more, and no other."""
+    removed = mark.name(marks.REMOVED)
+    image_id = rbd_names.id_listed(ioctx, name)
     try:
-        if image_id:
-            rbd_names.move(ioctx, name, mark.name(marks.REMOVED), image_id)
+        if image_id and name == mark.image_id:
+            with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
+                image_id = image_id if bears(image, mark) else None
+        if image_id and name != removed:
+            rbd_names.move(ioctx, name, removed, image_id)
     except rbd.ImageNotFound:
         return False
+    if image_id:
+        # Whoever has died giving or taking one may have left its half.
+        for each in (mark.name(marks.PARTIAL), mark.image_id):
+            if rbd_names.id_listed(ioctx, each) != image_id:
+                rbd_names.forget(ioctx, each, image_id)
     return bool(image_id)
 
 
-def _published_id(ioctx: Any, mark: marks.Mark) -> str | None:
-    try:
-        with rbd.Image(ioctx, mark.image_id, read_only=True) as image:
-            return image.id() if bears(image, mark) else None
-    except rbd.ImageNotFound:
-        return None
-
-
-def discard(ioctx: Any, mark: marks.Mark) -> None:
+def discard(ioctx: Any, mark: marks.Mark, is_published: bool = True) -> None:
     """Remove what a task wrote, and nothing that another task wrote.
 
     By a name that nothing else can have.
+
+    :param is_published: whether it may have the name of the image by now
+    :raises errors.Busy: if it has, and should not
     """
-    while name := name_of(ioctx, mark):
-        if name == mark.image_id:
-            _take(ioctx, mark, _published_id(ioctx, mark), name)
-            continue
-        if image_id := rbd_names.id_listed(ioctx, name):
-            # Its writer may have died while he published it.
-            rbd_names.forget(ioctx, mark.image_id, image_id)
-        rbd_pool.remove(ioctx, name)
+    removed = mark.name(marks.REMOVED)
+    name: str | None = removed
+    while name:
+        if name == mark.image_id and not is_published:
+            raise errors.Busy('The image changes at the moment.')
+        if _take(ioctx, mark, name):
+            rbd_pool.remove(ioctx, removed)
+        name = name_of(ioctx, mark)
     strike_out(ioctx, mark)
 
 

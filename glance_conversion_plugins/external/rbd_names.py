@@ -124,10 +124,21 @@ def forget(ioctx: Any, name: str, image_id: str) -> None:
                 raise
 
 
+def mend(ioctx: Any, name: str) -> None:
+    """Let a name that an image is called lead to it, if it leads nowhere."""
+    image_id = id_listed(ioctx, name)
+    if image_id and not id_of(ioctx, name) and _has_header(ioctx, image_id):
+        with contextlib.suppress(rbd.ImageExists):
+            _lead(ioctx, name, image_id)
+
+
 def free(ioctx: Any, name: str) -> None:
     """Free a name that leads to an image, or lists one, that is not there."""
+    mend(ioctx, name)
     if (image_id := id_of(ioctx, name)) and not _has_header(ioctx, image_id):
         forget(ioctx, name, image_id)
+        # Somebody may have made it just now.
+        mend(ioctx, name)
     if (image_id := id_listed(ioctx, name)) and not _has_header(
             ioctx, image_id):
         with contextlib.suppress(rados.ObjectNotFound):
@@ -144,4 +155,6 @@ def _has_header(ioctx: Any, image_id: str) -> bool:
 
 def _call(ioctx: Any, method: str, *texts: str) -> None:
     """Change the list, as librbd does."""
-    ioctx.execute(_DIRECTORY, 'rbd', method, _encoded(*texts))
+    with rados.WriteOpCtx() as operation:
+        operation.execute('rbd', method, _encoded(*texts))
+        ioctx.operate_write_op(operation, _DIRECTORY)

@@ -113,7 +113,9 @@ def remove(ioctx: Any, name: str) -> None:
     deadline = time.monotonic() + _REMOVE_SECONDS
     while rbd_names.is_listed(ioctx, name):
         try:
-            # Where somebody has died making or removing it, it does not open.
+            # What is there has to be empty before Ceph removes it; where
+            # somebody has died making or removing it, it does not open.
+            rbd_names.mend(ioctx, name)
             with contextlib.suppress(rbd.ImageNotFound):
                 _empty(ioctx, name)
             rbd.RBD().remove(ioctx, name)

@@ -109,7 +109,8 @@ class Unrecorded:
         return verdict.Evidence(
             is_ours=mark.deployment == deployment.identifier(),
             is_published=url is not None, is_recorded=recorded,
-            writer=writer, status=status, is_awaited=awaited)
+            writer=writer, status=status, is_awaited=awaited,
+            is_written=found.is_written)
 
     def _url(self, found: marks.Found) -> str | None:
         """What Glance records of an image that is published."""
@@ -144,7 +145,7 @@ class Unrecorded:
         if decided is verdict.Verdict.HAND_OVER:
             self._store.hand_over(mark)
         elif decided is verdict.Verdict.REMOVE:
-            self._store.discard(mark)
+            self._store.discard(mark, now.is_published)
 
     def _forget(self, mark: marks.Mark, writer: verdict.Writer) -> None:
         """Forget a writer that has made nothing, or has done all by now.

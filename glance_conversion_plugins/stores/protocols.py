@@ -84,8 +84,12 @@ class Recoverable(Protocol):
             faster, and nothing may be removed
         """
 
-    def discard(self, mark: marks.Mark) -> None:
-        """Remove what a writer has left that is shut out."""
+    def discard(self, mark: marks.Mark, is_published: bool = True) -> None:
+        """Remove what a writer has left that is shut out.
+
+        :param is_published: whether it may have the name of the image by now
+        :raises errors.Busy: if it has, and should not
+        """
 
     def strike_out(self, mark: marks.Mark) -> None:
         """Forget a mark that nothing in the store bears any more."""

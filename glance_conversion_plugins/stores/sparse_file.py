@@ -211,7 +211,9 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
         fenced = [found.fence(mark) for found in self._opened()]
         return any(fenced)
 
-    def discard(self, mark: marks.Mark) -> None:
+    def discard(self, mark: marks.Mark, is_published: bool = True) -> None:
+        # A file that was fenced is published by nobody any more.
+        del is_published
         for found in self._opened():
             with found.claimed(mark):
                 found.discard(mark)

@@ -162,9 +162,9 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         with self._connect() as (cluster, ioctx):
             return rbd_marks.fence(cluster, ioctx, mark)
 
-    def discard(self, mark: marks.Mark) -> None:
+    def discard(self, mark: marks.Mark, is_published: bool = True) -> None:
         with self._connect() as (_, ioctx):
-            rbd_marks.discard(ioctx, mark)
+            rbd_marks.discard(ioctx, mark, is_published)
 
     def strike_out(self, mark: marks.Mark) -> None:
         with self._connect() as (_, ioctx):

@@ -119,11 +119,12 @@ def put_back(cluster: Any, ioctx: Any, image_id: str) -> None:
         # What is not done to its end here is found by this.
         rbd_index.add(ioctx, mark)
         # Whoever took it may only be slow, and not have done it all.
-        if meta := rbd_marks.read(ioctx, mark.name(marks.PARTIAL)):
-            rbd_fence.shut_out(cluster, {meta.client})
-        # What was to take its place may have half of the name.
-        if copy := rbd_names.id_listed(ioctx, mark.name(marks.PARTIAL)):
-            rbd_names.forget(ioctx, image_id, copy)
+        for state in (marks.PARTIAL, marks.REMOVED):
+            if meta := rbd_marks.read(ioctx, mark.name(state)):
+                rbd_fence.shut_out(cluster, {meta.client})
+            # What was to take its place may have half of the name.
+            if copy := rbd_names.id_listed(ioctx, mark.name(state)):
+                rbd_names.forget(ioctx, image_id, copy)
         if found := rbd_names.id_listed(ioctx, name):
             rbd_names.move(ioctx, name, image_id, found)
         with rbd.Image(ioctx, image_id) as image:

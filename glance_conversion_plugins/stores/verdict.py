@@ -53,6 +53,8 @@ class Evidence(NamedTuple):
     # Whether the import or upload that wrote it is the one that Glance waits
     # for: an import by its lock, an upload by the status.
     is_awaited: bool
+    # Or there is nothing but word of it, and nobody could be shut out.
+    is_written: bool = True
 
 
 # What is known well enough of a writer to keep Glance from recording what is
@@ -72,10 +74,12 @@ def judge(found: Evidence) -> Verdict:
     """Say what may be done about a marked image."""
     if found.is_published and found.is_recorded:
         return Verdict.HAND_OVER
-    if not found.is_ours or found.status == 'unknown':
+    if not found.is_ours or found.writer is Writer.ALIVE:
         return Verdict.LEAVE
-    if found.writer is Writer.ALIVE:
-        return Verdict.LEAVE
+    if found.status == 'unknown':
+        return Verdict.LEAVE if found.is_written else Verdict.REMOVE
+    if not found.is_written and found.writer not in _GONE:
+        return Verdict.LEAVE    # it may only be slow to begin
     if found.status in _OPEN and found.is_awaited:
         is_certain = not found.is_published or found.writer in _GONE
         return Verdict.FENCE if is_certain else Verdict.LEAVE

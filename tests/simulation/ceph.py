@@ -153,7 +153,8 @@ class Cluster:
             ImageBusy=ImageBusy, ConnectionShutdown=ConnectionShutdown,
             ImageHasSnapshots=ImageHasSnapshots,
             InvalidArgument=InvalidArgument,
-            RBD_FEATURE_LAYERING=1, Image=Image, RBD=Rbd)
+            RBD_FEATURE_LAYERING=1, RBD_FEATURE_JOURNALING=64,
+            Image=Image, RBD=Rbd)
         return rados, rbd
 
 
@@ -204,6 +205,11 @@ class Operation(list):
 
     Each is given all objects, and the name of one.
     """
+
+    method = None       # of a class of the store
+
+    def execute(self, *method):
+        self.method = method
 
     def __enter__(self):
         return self
@@ -265,6 +271,11 @@ class Ioctx:
         return result, 0
 
     def operate_write_op(self, operation, name):
+        if operation.method:
+            self.step(f'{operation.method[1]} {name}')
+            self.call(*operation.method)
+            self.client.cluster.answer()
+            return
         self.step(f'write {name}')
         was_there = name in self.objects
         for call in operation:
@@ -300,9 +311,9 @@ class Ioctx:
     def stat(self, name):
         self._object(f'stat {name}', name)
 
-    def execute(self, name, kind, method, data):
+    def call(self, kind, method, data):
         """Change the directory."""
-        found = self._object(f'{method} {name}', name)
+        found = self.directory
         source, *targets, image_id = decoded(data)
         if (kind, method) != ('rbd', 'dir_rename_image' if targets else
                               'dir_remove_image'):
@@ -315,8 +326,6 @@ class Ioctx:
         del found[f'name_{source}']
         for target in targets:
             found[f'name_{target}'] = encoded(image_id)
-        self.client.cluster.answer()
-        return 0, b''
 
     def lock_exclusive(self, key, name, cookie, desc='', duration=None,
                        flags=0):
@@ -403,9 +412,9 @@ class Rbd:
         if f'rbd_id.{to}' in ioctx.objects:
             raise ImageExists(to)
         ioctx.objects[f'rbd_id.{to}'] = encoded(image_id)
+        ioctx.step(f'dir_rename_image {DIRECTORY}')
         try:
-            ioctx.execute(DIRECTORY, 'rbd', 'dir_rename_image',
-                          encoded(name, to, image_id))
+            ioctx.call('rbd', 'dir_rename_image', encoded(name, to, image_id))
         except ObjectExists as e:
             raise ImageExists(to) from e
         except ObjectNotFound as e:
@@ -418,6 +427,8 @@ class Rbd:
         ioctx.step(f'remove {name}')
         listed = ioctx.directory.get(f'name_{name}')
         header = ioctx.client.cluster.find(ioctx.pool, name)
+        if listed and not header:
+            header = ioctx.objects.get(f'rbd_header.{decoded(listed)[0]}')
         if header:
             if header.snaps:
                 raise ImageHasSnapshots(name)
@@ -461,11 +472,20 @@ class Completion:
 class Image:
     """rbd.Image"""
 
-    def __init__(self, ioctx, name, snapshot=None, read_only=False):
-        ioctx.step(f'open {name}')
+    def __init__(self, ioctx, name=None, snapshot=None, read_only=False,
+                 image_id=None):
         self._ioctx = ioctx
-        self._header = ioctx.find(name)
-        self._id = ioctx.id_of(name)
+        if image_id is None:
+            ioctx.step(f'open {name}')
+            self._header = ioctx.find(name)
+            self._id = ioctx.id_of(name)
+        else:
+            cluster = ioctx.client.cluster
+            ioctx.step(f'open {cluster.name_of(ioctx.pool, image_id)}')
+            self._id, self._header = image_id, ioctx.objects.get(
+                f'rbd_header.{image_id}')
+            if self._header is None:
+                raise ImageNotFound(image_id)
         self._read_only = read_only
         self._open = True
         if not read_only:
@@ -544,6 +564,9 @@ class Image:
 
     def id(self):
         return self._id
+
+    def features(self):
+        return 1
 
     def resize(self, size):
         header = self._do('resize')

@@ -314,10 +314,15 @@ def ceph_removes_by_no_name_what_has_snapshots(ceph):
         ceph.rbd.RBD().remove(ioctx, name)
 
 
+def _call(ceph, ioctx, method, *texts):
+    with ceph.rados.WriteOpCtx() as operation:
+        operation.execute('rbd', method, stand_in.encoded(*texts))
+        ioctx.operate_write_op(operation, stand_in.DIRECTORY)
+
+
 def ceph_renames_in_its_directory_what_has_the_name(ceph):
     def rename(source, target, image_id):
-        ioctx.execute(stand_in.DIRECTORY, 'rbd', 'dir_rename_image',
-                      stand_in.encoded(source, target, image_id))
+        _call(ceph, ioctx, 'dir_rename_image', source, target, image_id)
 
     with ceph.client() as (_, ioctx):
         name, to, other = _name(), _name(), _name()
@@ -341,8 +346,7 @@ def ceph_renames_in_its_directory_what_has_the_name(ceph):
 
 def ceph_strikes_out_of_its_directory_what_has_the_name(ceph):
     def strike_out(name, image_id):
-        ioctx.execute(stand_in.DIRECTORY, 'rbd', 'dir_remove_image',
-                      stand_in.encoded(name, image_id))
+        _call(ceph, ioctx, 'dir_remove_image', name, image_id)
 
     with ceph.client() as (_, ioctx):
         name = _name()
@@ -388,7 +392,26 @@ def ceph_writes_and_removes_on_condition(ceph):
             ioctx.read(name)
 
 
+def ceph_removes_nothing_that_has_snapshots_by_the_list_alone(ceph):
+    with ceph.client() as (_, ioctx):
+        name = _name()
+        ceph.create(ioctx, name)
+        image_id = _id(ceph, ioctx, name)
+        with ceph.rbd.Image(ioctx, name) as image:
+            image.create_snap('snap')
+        ioctx.remove_object(f'rbd_id.{name}')
+        with pytest.raises(ceph.rbd.ImageHasSnapshots):
+            ceph.rbd.RBD().remove(ioctx, name)
+        with ceph.rbd.Image(ioctx, image_id=image_id) as image:
+            assert [each['name'] for each in image.list_snaps()] == ['snap']
+            image.remove_snap('snap')
+        ceph.rbd.RBD().remove(ioctx, name)
+        with pytest.raises(ceph.rbd.ImageNotFound):
+            ceph.rbd.Image(ioctx, image_id=image_id)
+
+
 CEPH_CHECKS = [
+    ceph_removes_nothing_that_has_snapshots_by_the_list_alone,
     ceph_keeps_names_in_objects,
     ceph_removes_what_was_half_made,
     ceph_finds_by_a_name_that_was_half_given,

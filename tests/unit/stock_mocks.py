@@ -82,9 +82,11 @@ def mock_rbd():
 
     class Image(stock.MockRBD.Image):
 
-        def __init__(self, ioctx, name, **options):
+        def __init__(self, ioctx, name=None, image_id=None, **options):
+            name = name or image_id     # which is the same here
             if name not in images:
                 raise stock.MockRBD.ImageNotFound()
+            self._id = name
             super().__init__(ioctx, name, **options)
             self._stored = images[name]
             if not options.get('read_only'):
@@ -114,7 +116,10 @@ def mock_rbd():
             return []
 
         def id(self):
-            return '77'
+            return self._id
+
+        def features(self):
+            return 1
 
         def metadata_set(self, key, value):
             self._stored.metadata[key] = value
@@ -145,9 +150,13 @@ def mock_rbd():
                 raise stock.MockRBD.ImageExists()
             images[target] = images.pop(source)
 
+    def move(ioctx, name, to, image_id):
+        RBD().rename(ioctx, name, to)
+
     return type('MockRBD', (stock.MockRBD,), {
         'ConnectionShutdown': ConnectionShutdown, 'Error': Error,
-        'Image': Image, 'RBD': RBD, 'images': images})
+        'Image': Image, 'RBD': RBD, 'images': images,
+        'RBD_FEATURE_JOURNALING': 64, 'move': staticmethod(move)})
 
 
 def errors():

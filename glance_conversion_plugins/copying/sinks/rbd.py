@@ -183,7 +183,7 @@ class RbdSink:
                 raise errors.Fenced from e
 
     def _take_name(self) -> None:
-        rbd_marks.publish(self._ioctx, self._mark)
+        rbd_marks.publish(self._ioctx, self._mark, self._image)
 
     def hand_over(self) -> None:
         with rbd_pool.translated():

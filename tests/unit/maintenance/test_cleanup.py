@@ -487,8 +487,8 @@ def test_nothing_is_removed_whose_writer_is_not_shut_out(store, monkeypatch):
     done = []
     for name in ('fence', 'discard'):
         call = getattr(store, name)
-        monkeypatch.setattr(store, name, lambda mark, n=name, c=call: (
-            done.append(n), c(mark))[1])
+        monkeypatch.setattr(store, name, lambda *args, n=name, c=call: (
+            done.append(n), c(*args))[1])
     _one(store)[2].remedy()
     assert done == ['fence', 'discard']
     assert _names(store) == []
@@ -498,9 +498,9 @@ def test_an_upload_is_ended_before_its_data_is_removed(store, monkeypatch):
     image_id, _, leftover = _one(store, 'saving', str(uuid.uuid4()))
     seen, discard = [], store.discard
 
-    def discarding(mark):
+    def discarding(*args):
         seen.append(records.status(image_id))
-        discard(mark)
+        discard(*args)
 
     monkeypatch.setattr(store, 'discard', discarding)
     leftover.remedy()

@@ -172,9 +172,9 @@ def test_nothing_is_removed_before_glance_can_not_record_it(store, folder,
     _published(store, image_id).release()
     discard = store.discard
 
-    def discarded(mark):
+    def discarded(*args):
         seen.append(records.status(image_id))
-        discard(mark)
+        discard(*args)
 
     monkeypatch.setattr(store, 'discard', discarded)
     found, = store.marked()

@@ -204,9 +204,11 @@ def mocked_ceph(monkeypatch):
     mock_rbd = stock_mocks.mock_rbd()
     # Names have no steps there.
     for name in ('is_listed', 'is_taken', 'id_listed'):
-        monkeypatch.setattr(rbd_names, name,
-                            lambda ioctx, name: name in mock_rbd.images)
-    for name in ('tidy', 'forget', 'free'):
+        monkeypatch.setattr(
+            rbd_names, name,
+            lambda ioctx, name: name if name in mock_rbd.images else None)
+    monkeypatch.setattr(rbd_names, 'move', mock_rbd.move)
+    for name in ('tidy', 'forget', 'free', 'mend'):
         monkeypatch.setattr(rbd_names, name, lambda *_: None)
     for module in (rbd_fence, rbd_marks, rbd_pool, rbd_sink, rbd_source,
                    sparse_rbd, sparsify_rbd):

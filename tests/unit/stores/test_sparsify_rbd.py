@@ -19,6 +19,7 @@ import pytest
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import rbd_marks
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.stores import sparsify_rbd
 from tests.simulation import ceph
@@ -147,7 +148,7 @@ def test_who_dies_between_both_names_leaves_an_image_that_gets_its_name_back(
     def die():
         raise ceph.ConnectionShutdown('shut out')
 
-    cluster.before[f'rename {PARTIAL} to {IMAGE}'] = die
+    cluster.before[f'write rbd_id.{IMAGE}'] = die
     with pytest.raises(errors.Fenced):
         sink.publish()
     assert sparsify_rbd.nameless(ioctx) == {IMAGE: MARK._replace(host='')}
@@ -161,14 +162,13 @@ def test_a_name_that_was_taken_without_an_answer_is_kept(cluster, ioctx,
     """It is the image that Glance has recorded, whoever knows of it."""
     clusters.create(cluster, IMAGE)
     sink = _sealed()
-    rename = ceph.Rbd.rename
+    move = rbd_names.move
 
     def answer_to_none(*args):
-        rename(*args)
-        if args[-1] == IMAGE:
-            raise ceph.TimedOut('no answer')
+        move(*args)
+        raise ceph.TimedOut('no answer')
 
-    monkeypatch.setattr(ceph.Rbd, 'rename', answer_to_none)
+    monkeypatch.setattr(rbd_names, 'move', answer_to_none)
     with pytest.raises(errors.SinkFailed):
         sink.publish()
     sink.abort()
@@ -361,7 +361,7 @@ def _dies(cluster, steps, work):
     return False
 
 
-@pytest.mark.parametrize('after', range(43))
+@pytest.mark.parametrize('after', range(48))
 def test_who_replaces_an_image_may_die_at_any_step(cluster, after):
     """And so may the clean-up after it."""
     steps = 0
@@ -380,12 +380,12 @@ def test_who_replaces_an_image_may_die_at_any_step(cluster, after):
         assert rbd_marks.KEY not in cluster.images[IMAGE].meta
         steps += 1
     assert steps > 3
-    assert is_dead == (after < 42)
+    assert is_dead == (after < 44)
 
 
 @pytest.mark.parametrize('step', [
     f'rename {IMAGE} to {REPLACED}', 'dir_rename_image rbd_directory',
-    f'forget {IMAGE}', f'rename {PARTIAL} to {IMAGE}'])
+    f'forget {IMAGE}', f'write rbd_id.{IMAGE}'])
 def test_who_only_was_away_takes_no_name_any_more(cluster, ioctx, step):
     """Somebody else has given it back meanwhile, and shut the writer out."""
     old = clusters.create(cluster, IMAGE)
@@ -410,7 +410,7 @@ def test_an_abort_leaves_what_may_have_a_name(cluster, caplog):
     def answer_to_none():
         raise ceph.TimedOut('no answer')
 
-    cluster.before[f'rename {PARTIAL} to {IMAGE}'] = answer_to_none
+    cluster.before[f'write rbd_id.{IMAGE}'] = answer_to_none
     with pytest.raises(errors.SinkFailed):
         sink.publish()
     sink.abort()

@@ -66,10 +66,12 @@ UNSURELY = UNRECORDED | {
 
 EVERYTHING = [
     verdict.Evidence(is_ours, is_published, is_recorded, writer, status,
-                     is_awaited)
-    for is_ours, is_published, is_recorded, writer, status, is_awaited
+                     is_awaited, is_written)
+    for (is_ours, is_published, is_recorded, writer, status, is_awaited,
+         is_written)
     in itertools.product((True, False), (True, False), (True, False),
-                         verdict.Writer, UNRECORDED, (True, False))]
+                         verdict.Writer, UNRECORDED, (True, False),
+                         (True, False))]
 
 
 def _expected(found):
@@ -77,6 +79,13 @@ def _expected(found):
         return HAND_OVER
     if found.writer is ALIVE or not found.is_ours:
         return LEAVE
+    # Of what is only spoken of nobody can be shut out; nor is there anything
+    # of it that could be lost.
+    if not found.is_written:
+        if found.status == 'unknown':
+            return REMOVE
+        if found.writer not in GONE:
+            return LEAVE
     row = (UNRECORDED if found.writer in GONE else UNSURELY)[found.status]
     awaited, not_awaited = row[2:] if found.is_published else row[:2]
     return awaited if found.is_awaited else not_awaited
@@ -90,7 +99,7 @@ def _judged(*verdicts):
 @pytest.mark.parametrize('status', UNRECORDED)
 def test_every_case_is_judged_as_the_table_says(status):
     cases = [found for found in EVERYTHING if found.status == status]
-    assert len(cases) == 80
+    assert len(cases) == 160
     assert {found: verdict.judge(found) for found in cases} == {
         found: _expected(found) for found in cases}
 
@@ -103,9 +112,9 @@ def test_the_cases_are_all_there_are():
     """One more field, or one more thing to know of a writer, is missed."""
     assert verdict.Evidence._fields == (
         'is_ours', 'is_published', 'is_recorded', 'writer', 'status',
-        'is_awaited')
+        'is_awaited', 'is_written')
     assert {*verdict.Writer} == {ALIVE, *UNSURE, *GONE}
-    assert len(EVERYTHING) == len({*EVERYTHING}) == 2 ** 4 * 5 * 10
+    assert len(EVERYTHING) == len({*EVERYTHING}) == 2 ** 5 * 5 * 10
 
 
 def test_each_verdict_is_given():
@@ -138,7 +147,7 @@ def test_nothing_of_another_deployment_is_touched():
 
 def test_nothing_of_an_image_that_glance_does_not_know_is_touched():
     for found in _judged(REMOVE, FENCE):
-        assert found.status != 'unknown'
+        assert found.status != 'unknown' or not found.is_written
 
 
 @pytest.mark.parametrize('status', ['active', 'deactivated'])
@@ -193,7 +202,8 @@ def test_why_a_writer_is_thought_to_be_so_makes_no_difference(alike):
 
 def test_the_more_is_known_of_a_writer_the_more_may_be_done():
     unsure, gone = _judged_by(UNSURE[0]), _judged_by(GONE[0])
-    changed = {found for found in gone if gone[found] is not unsure[found]}
+    changed = {found for found in gone if gone[found] is not unsure[found]
+               and found.is_written}
     assert {(unsure[found], gone[found]) for found in changed} == {
         (LEAVE, FENCE)}
     assert {found.status for found in changed} == {'saving', 'importing'}
