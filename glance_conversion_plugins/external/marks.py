@@ -57,7 +57,9 @@ class Found(NamedTuple):
 
     mark: Mark
     is_published: bool
-    is_written: bool = True     # or there is no image, its writer died early
+    # Or its writer has only begun: there is no image, or it is not marked yet
+    # and seems to be open to nobody, for as long as its store takes to answer.
+    is_written: bool = True
 
 
 def parse(name: str, *states: str) -> Mark | None:

@@ -152,7 +152,9 @@ def name_of(ioctx: Any, mark: marks.Mark) -> str | None:
 def look_up(ioctx: Any, mark: marks.Mark) -> marks.Found | None:
     """What there is of a mark; where its writer died early, only an entry."""
     if name := name_of(ioctx, mark):
-        return marks.Found(mark, name == mark.image_id)
+        is_written = (name != mark.name(marks.PARTIAL)
+                      or read(ioctx, name) is not None)
+        return marks.Found(mark, name == mark.image_id, is_written)
     if rbd_index.read(ioctx, mark) is not None:
         return marks.Found(mark, is_published=False, is_written=False)
     return None

@@ -53,7 +53,7 @@ class Evidence(NamedTuple):
     # Whether the import or upload that wrote it is the one that Glance waits
     # for: an import by its lock, an upload by the status.
     is_awaited: bool
-    # Or there is nothing but word of it, and nobody could be shut out.
+    # Or its writer has only begun, and can not be told by whether it is open.
     is_written: bool = True
 
 

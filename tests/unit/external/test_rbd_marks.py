@@ -632,3 +632,17 @@ def test_what_was_taken_is_not_called_what_half_a_name_says(cluster, agent):
     assert rbd_marks.fence(rados, ioctx, MARK)
     assert rbd_marks.name_of(ioctx, MARK) == REMOVED
     assert rbd_marks.look_up(ioctx, MARK) == (MARK, False, True)
+
+
+def test_what_is_not_marked_yet_has_only_begun(cluster, ioctx):
+    """Nobody has it open for as long as its store takes to answer."""
+    steps = 0
+    while _dies(cluster, steps, lambda: _written().release()):
+        steps += 1
+        for found in rbd_marks.marked(ioctx):
+            assert found.is_written == any(
+                rbd_marks.KEY in header.meta
+                for header in cluster.images.values())
+        _clean(cluster)
+    found, = rbd_marks.marked(ioctx)
+    assert found.is_written
