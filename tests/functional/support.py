@@ -14,6 +14,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -308,6 +309,17 @@ class Service:
         name = f"{url.query['unix_socket']}/{url.database}"
         deployment = hashlib.sha256(name.encode()).hexdigest()[:8]
         return f'{image_id}.{uuid.uuid4()}.{deployment}.{state}'
+
+    def leave_behind(self, image_id):
+        """An image as a dead writer leaves it in Ceph; returns its name."""
+        name = self.leftover_name(image_id)
+        _, task_id, deployment, _ = name.split('.')
+        self.rbd('create', '--size', '1M', f'images/{name}')
+        self.rbd('image-meta', 'set', f'images/{name}',
+                 'glance_conversion.mark', json.dumps({
+                     'task': task_id, 'deployment': deployment,
+                     'host': 'elsewhere', 'client': '192.0.2.1:0/1'}))
+        return name
 
     def sweep(self):
         """Remove what a failed test has left, for the sake of the next."""

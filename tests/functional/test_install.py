@@ -201,8 +201,7 @@ def go_back(site, page, enabled, image):
     """Although something of an import is left over."""
     glance = site.cloud.glance
     venv = glance.settings.venv
-    left = site.leftover_name(image['id'])
-    site.rbd('create', '--size', '1M', f'images/{left}')
+    left = site.leave_behind(image['id'])
     glance.reconfigure(ini.merge(enabled, {
         'image_import_opts': stock(venv)['image_import_opts']}))
     page.type('glance-conversion-manage digests')

@@ -528,8 +528,7 @@ def test_resumes_interrupted_digests(glance, node):
 
 def test_removes_what_dead_imports_have_left(glance, node):
     image_id = glance.create('raw')
-    name = glance.leftover_name(image_id)
-    glance.rbd('create', '--size', '1M', f'images/{name}')
+    name = glance.leave_behind(image_id)
     said = node.once(conversion_agent={'cleanup_interval': 600})
     assert 'cleanup: removed: store ceph: data of the dead import or ' in said
     assert name not in glance.stored()

@@ -150,8 +150,7 @@ def test_cleanup_gives_a_lost_name_back_too(glance, thick):
 def test_one_that_was_killed_before_it_had_a_copy(glance, thick):
     """What is left of the copy goes; what Glance has recorded stays."""
     image_id = thick['ceph']
-    name = glance.leftover_name(image_id)
-    glance.rbd('create', '--size', '1M', f'images/{name}')
+    glance.leave_behind(image_id)
     done = glance.manage('cleanup')
     assert done.returncode == 0, done.stdout + done.stderr
     assert glance.stored() == [image_id]

@@ -120,8 +120,7 @@ def test_a_user_of_ceph_that_may_not_write(commands, glance, rights):
 
 def test_leftovers_are_found_and_left(commands, glance):
     image_id = glance.create('raw')
-    name = glance.leftover_name(image_id)
-    glance.rbd('create', '--size', '1M', f'images/{name}')
+    name = glance.leave_behind(image_id)
     result, details = check(commands, **SOUND)['Leftovers']
     assert result == WARNING
     assert image_id in details
