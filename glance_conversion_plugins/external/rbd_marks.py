@@ -129,6 +129,7 @@ def publish(ioctx: Any, mark: marks.Mark, image: Any) -> None:
 def hand_over(ioctx: Any, mark: marks.Mark) -> None:
     """Take a mark off an image that Glance has recorded, if it has it."""
     if _is_of(read(ioctx, mark.image_id), mark):
+        rbd_names.mend(ioctx, mark.image_id)
         with rbd.Image(ioctx, mark.image_id) as image:
             erase(image, mark)
     strike_out(ioctx, mark)

@@ -69,9 +69,17 @@ class Cluster(ceph.Cluster):
         # {what is about to be done: what somebody else does before}
         self.before = {}
 
-    def die_after(self, steps):
-        """Let whoever is at work die once so much was done."""
+    def dies(self, steps, work):
+        """Whether somebody dies at some work, which takes more steps."""
         self._left = steps
+        try:
+            work()
+        except Died:
+            return True
+        finally:
+            self._left = None
+            self.let_go()
+        return False
 
     def step(self, client, what):
         if self._left is not None:

@@ -19,16 +19,6 @@ from tests.simulation import ceph
 from tests.unit import clusters
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
-def ioctx(cluster):
-    return cluster.client()[1]
-
-
 def test_an_image_is_open_while_somebody_may_write_it(cluster, ioctx):
     clusters.create(cluster, 'disk')
     assert not rbd_fence.is_open(ioctx, 'disk')

@@ -23,16 +23,6 @@ from tests.simulation import ceph
 from tests.unit import clusters
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
-def ioctx(cluster):
-    return cluster.client()[1]
-
-
 def _marks(count):
     return [marks.Mark(str(uuid.uuid4()), str(uuid.uuid4()), 'deadbeef', '')
             for _ in range(count)]

@@ -40,11 +40,6 @@ CONTENT = b'A' * 4096
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
 def agent(cluster):
     return cluster.client()
 
@@ -373,10 +368,6 @@ def test_while_somebody_has_it_open_nothing_of_it_is_touched(cluster, ioctx,
 
 # The pool's part of it
 
-def test_what_is_not_there_is_removed_already(ioctx):
-    rbd_pool.remove(ioctx, 'name')
-
-
 def test_what_somebody_else_removes_meanwhile_is_no_failure(cluster, ioctx):
     _stock_image(cluster, 'name')
     cluster.before['remove name'] = lambda: cluster.images.pop('name')
@@ -486,23 +477,10 @@ def _entries(cluster):
     return cluster.objects(clusters.POOL).get('glance_conversion.marks', {})
 
 
-def _dies(cluster, steps, work):
-    """Whether somebody dies at that before it is done."""
-    cluster.die_after(steps)
-    try:
-        work()
-    except clusters.Died:
-        return True
-    finally:
-        cluster.die_after(None)
-        cluster.let_go()
-    return False
-
-
 def _until_nobody_dies(cluster, work):
     """Let a process die at each step, and then at none."""
     steps = 0
-    while _dies(cluster, steps, work):
+    while cluster.dies(steps, work):
         yield steps
         steps += 1
     assert steps > 3
@@ -556,9 +534,11 @@ def test_who_takes_a_mark_off_may_die_at_any_step(cluster):
 
 def test_a_name_that_was_half_given_by_who_died_can_be_given_again(cluster):
     """Its owner imports the image once more."""
-    cluster.before['dir_rename_image rbd_directory'] = lambda: (
-        cluster.die_after(0))
-    assert _dies(cluster, 1000, lambda: _published())
+    def die():
+        raise clusters.Died
+
+    cluster.before['dir_rename_image rbd_directory'] = die
+    assert cluster.dies(1000, lambda: _published())
     assert rbd_names.is_taken(cluster.client()[1], IMAGE)
     _clean(cluster)
     later = _published(LATER)
@@ -637,7 +617,7 @@ def test_what_was_taken_is_not_called_what_half_a_name_says(cluster, agent):
 def test_what_is_not_marked_yet_has_only_begun(cluster, ioctx):
     """Nobody has it open for as long as its store takes to answer."""
     steps = 0
-    while _dies(cluster, steps, lambda: _written().release()):
+    while cluster.dies(steps, lambda: _written().release()):
         steps += 1
         for found in rbd_marks.marked(ioctx):
             assert found.is_written == any(
@@ -646,3 +626,15 @@ def test_what_is_not_marked_yet_has_only_begun(cluster, ioctx):
         _clean(cluster)
     found, = rbd_marks.marked(ioctx)
     assert found.is_written
+
+
+def test_what_is_recorded_and_is_led_to_no_more_is_led_to_again(cluster,
+                                                                ioctx):
+    """It is called so, and Glance looks for it by that name."""
+    _published().release()
+    header = cluster.images[IMAGE]
+    del cluster.objects(clusters.POOL)[f'rbd_id.{IMAGE}']
+    rbd_marks.hand_over(ioctx, MARK)
+    assert cluster.images == {IMAGE: header}
+    assert header.meta == {}
+    assert _untouched(header)

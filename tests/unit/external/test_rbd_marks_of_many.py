@@ -36,16 +36,6 @@ CONTENT = b'content'.ljust(4096, b'.')
 STATES = ['partial', 'removed', 'published']
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
-def ioctx(cluster):
-    return cluster.client()[1]
-
-
 def _sink(mark=MINE):
     return rbd_sink.RbdSink(rbd_pool.Pool('', '', clusters.POOL), mark,
                             order=22, zero_block_size=4096)

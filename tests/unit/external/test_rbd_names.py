@@ -18,16 +18,6 @@ from tests.simulation import ceph
 from tests.unit import clusters
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
-def ioctx(cluster):
-    return cluster.client()[1]
-
-
 def _id(cluster, name):
     return ceph.decoded(cluster.objects(clusters.POOL)[f'rbd_id.{name}'])[0]
 

@@ -26,16 +26,6 @@ SNAPSHOTS = {'snap': True}
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    return clusters.in_memory(monkeypatch)
-
-
-@pytest.fixture
-def ioctx(cluster):
-    return cluster.client()[1]
-
-
-@pytest.fixture
 def called(monkeypatch):
     """What is asked of a client: [(name, arguments)]"""
     called = []

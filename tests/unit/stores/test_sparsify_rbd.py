@@ -348,19 +348,6 @@ def _replace():
     sink.hand_over()
 
 
-def _dies(cluster, steps, work):
-    """Whether somebody dies at that before it is done."""
-    cluster.die_after(steps)
-    try:
-        work()
-    except clusters.Died:
-        return True
-    finally:
-        cluster.die_after(None)
-        cluster.let_go()
-    return False
-
-
 @pytest.mark.parametrize('after', range(48))
 def test_who_replaces_an_image_may_die_at_any_step(cluster, after):
     """And so may the clean-up after it."""
@@ -368,8 +355,8 @@ def test_who_replaces_an_image_may_die_at_any_step(cluster, after):
     while True:
         cluster.pools.clear()
         clusters.create(cluster, IMAGE)
-        is_dead = _dies(cluster, after, _replace)
-        if not _dies(cluster, steps, lambda: _clean(cluster)):
+        is_dead = cluster.dies(after, _replace)
+        if not cluster.dies(steps, lambda: _clean(cluster)):
             break
         for _ in range(2):
             _clean(cluster)
