@@ -146,7 +146,8 @@ class ImportedImage:
         """
         try:
             self.check_wanted()
-            self._give_back(declaration)
+            if not self._give_back(declaration):
+                return False
             if staged_size is not None:
                 records.keep_upload(self._wrapper.image_id, staged_size)
                 return False
@@ -163,8 +164,11 @@ class ImportedImage:
         return True
 
     @retry.patient
-    def _give_back(self, declaration: Declaration | None) -> None:
+    def _give_back(self, declaration: Declaration | None) -> bool:
+        """As give_back(); False if another plugin has kept the upload."""
         with self._wrapper as action:
+            if action.image_status == 'uploading':
+                return False
             if action.image_status == 'importing':
                 action.set_image_attribute(status='queued')
             # Not if a store kept its data: then the image is what that is.
@@ -175,3 +179,4 @@ class ImportedImage:
                     virtual_size=None)
             action.remove_importing_stores(self._stores)
             action.add_failed_stores(self._stores)
+        return True

@@ -68,10 +68,13 @@ class ConvertImage(task.Task):
             steps aside
         """
         image_id = self._request.image_id
+        path = file_path.removeprefix(_FILE)
+        self._staged.add(path)
         try:
-            self._staged.add(file_path.removeprefix(_FILE))
-            heartbeat.check_stopping()
-            return _FILE + self._execute(file_path.removeprefix(_FILE))
+            # What a plugin has made of the upload can only be gone on with.
+            if self._is_upload(path):
+                heartbeat.check_stopping()
+            return _FILE + self._execute(path)
         except errors.Stopping as e:
             self._is_interrupted = True
             raise compat.exception.UploadException(self._advice(e)) from e
@@ -199,7 +202,11 @@ class ConvertImage(task.Task):
 
     def _keeps_upload(self) -> bool:
         return (CONF.conversion.keep_upload
-                and self._request.method == 'glance-direct')
+                and self._request.method == 'glance-direct'
+                and all(map(self._is_upload, self._staged)))
+
+    def _is_upload(self, path: str) -> bool:
+        return os.path.basename(path) == self._request.image_id
 
     def _advice(self, error: errors.Stopping) -> str:
         if self._keeps_upload():

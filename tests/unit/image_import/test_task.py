@@ -12,11 +12,15 @@
 
 """What becomes of an import that was interrupted."""
 
+from glance.async_.flows import api_image_import
 import pytest
 
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import task
 from glance_conversion_plugins.stores import adoption
+from glance_conversion_plugins.stores import placeholder
+from tests.unit import databases
 
 
 class _Image:
@@ -25,15 +29,22 @@ class _Image:
     def __init__(self):
         self.given_back = []
 
+    def declaration(self):
+        return image_.Declaration('raw', 'bare', {})
+
     def give_back(self, declaration, staged_size=None):
         self.given_back.append(staged_size)
         return staged_size is None
 
 
+def _task(image, method='glance-direct'):
+    return task.ConvertImage(
+        image_.ImportRequest('image', 'task', [], True, method), image, 'name')
+
+
 def _interrupted(path, method='glance-direct'):
     image = _Image()
-    made = task.ConvertImage(
-        image_.ImportRequest('image', 'task', [], True, method), image, 'name')
+    made = _task(image, method)
     made._staged.add(str(path))
     made._is_interrupted = True
     return made, image
@@ -65,3 +76,57 @@ def test_where_the_upload_is_gone_the_image_goes_back_all_the_same(tmp_path):
     made.revert()
     assert image.given_back == [None]
     assert adoption._entries == {}
+
+
+@pytest.fixture
+def is_stopping(monkeypatch):
+    monkeypatch.setattr(compat, 'is_stopping', lambda: True)
+
+
+@pytest.mark.usefixtures('override', 'is_stopping')
+def test_a_glance_that_stops_begins_with_no_upload(tmp_path):
+    upload = tmp_path / 'image'
+    upload.write_bytes(bytes(4096))
+    image = _Image()
+    made = _task(image)
+    with pytest.raises(compat.exception.UploadException,
+                       match='The upload is kept'):
+        made.execute(f'file://{upload}')
+    made.revert()
+    assert image.given_back == [4096]
+    assert upload.exists()
+
+
+@pytest.mark.usefixtures('override', 'is_stopping')
+def test_what_another_plugin_has_converted_is_gone_on_with(tmp_path):
+    """The upload is gone by then, and so can not be kept."""
+    made = placeholder.Placeholder(str(tmp_path), placeholder.Header(
+        'image', 'task', 'qcow2', 'bare'))
+    made.create()
+    made.hand_on(made.path, 1 << 20)
+    uri = f'file://{made.path}'
+    assert _task(_Image()).execute(uri) == uri
+    made.remove()
+
+
+@pytest.fixture
+def database(tmp_path):
+    with databases.glance_database(tmp_path / 'glance.sqlite'):
+        yield
+
+
+@pytest.mark.usefixtures('database')
+@pytest.mark.parametrize('status, is_nobodys', [
+    ('importing', True), ('queued', True), ('uploading', False)])
+def test_an_upload_that_another_plugin_has_kept_is_its_owners(
+        status, is_nobodys):
+    image_id = databases.add_image(status, lock='task', disk_format='raw')
+    image = image_.ImportedImage(
+        compat.admin_context(), 'task', None,
+        api_image_import.ImportActionWrapper(
+            compat.image_repo(), image_id, 'task'), ['ceph'])
+    declared = image_.Declaration('qcow2', 'bare', {})
+    assert image.give_back(declared) is is_nobodys
+    found = compat.image_repo().get(image_id)
+    assert (found.status, found.disk_format) == (
+        ('queued', 'qcow2') if is_nobodys else ('uploading', 'raw'))
