@@ -40,6 +40,7 @@ class Display:
         self.progress = progress_.Progress()
         self._terminal = sys.stderr.isatty()
         self._quiet = quiet
+        self._has_said = False
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._show, daemon=True)
@@ -60,6 +61,7 @@ class Display:
         with self._lock:
             self._clear()
             print(line, flush=True)
+            self._has_said = True
 
     def _show(self) -> None:
         step: Callable[[], None] = self._draw if self._terminal else self._log
@@ -75,8 +77,10 @@ class Display:
         print(_CLEAR + line, end='', file=sys.stderr, flush=True)
 
     def _log(self) -> None:
-        if not self._quiet:
+        # Whoever has just said something lives, and may be about to end.
+        if not self._quiet and not self._has_said:
             print(f'  {self.progress}', flush=True)
+        self._has_said = False
 
     def _clear(self) -> None:
         if self._terminal:

@@ -29,7 +29,8 @@ def test_import_that_paused_before_the_record(nodes, disks):
             nodes, writers.begin_import, disks[0]) as (image_id, finish):
         support.wait_for(lambda: not nodes.watchers('images', image_id), 30)
         for _ in range(2):
-            assert all(map(support.found_nothing, nodes.clean()))
+            assert all(support.findings(said) == support.NOTHING
+                       for said in nodes.clean())
     # A pause of more than 30 s looks to librados like a cluster that is down.
     assert finish()['status'] in ('active', 'queued')
 

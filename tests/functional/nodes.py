@@ -206,7 +206,7 @@ class Nodes:
         theirs = self.other.start_managing('cleanup')
         for node in (self.a, self.b):
             self.clean_once(node, '--dead-after', '0')
-        assert support.found_nothing(theirs.communicate()[0])
+        assert support.findings(theirs.communicate()[0]) == support.NOTHING
 
     def all_are_silent(self, seconds, silence=0):
         """As if so much time had gone by since anybody was at work.

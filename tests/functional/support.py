@@ -373,9 +373,12 @@ class Commands:
                               timeout=300)
 
 
-def found_nothing(said):
-    """Whether a pass says so, perhaps after how far it was."""
-    return said.endswith('nothing to remove\n')
+NOTHING = ['nothing to remove']
+
+
+def findings(said):
+    """What a pass says, but for how far it was."""
+    return [line for line in said.splitlines() if not line.startswith('  ')]
 
 
 def proc(pid, name):

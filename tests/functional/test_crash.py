@@ -60,7 +60,7 @@ def clean(glance):
     done = glance.manage('cleanup', '--dead-after', '0')
     assert done.returncode == 0, done.stdout + done.stderr
     again = glance.manage('cleanup', '--dead-after', '0')
-    assert support.found_nothing(again.stdout), again.stdout
+    assert support.findings(again.stdout) == support.NOTHING
     return done
 
 
@@ -141,13 +141,16 @@ def test_cleanup_leaves_the_living_alone(glance, images):
         hidden = glance.cloud.root / 'hidden.converted'
         placeholder = glance.cloud.glance.staging / f'{image_id}.converted'
         placeholder.rename(hidden)
-        assert support.found_nothing(glance.manage('cleanup').stdout)
+        said = glance.manage('cleanup').stdout
+        assert support.findings(said) == support.NOTHING
         hidden.rename(placeholder)
         glance.expect_message(image_id, 'Converting: ')
-        assert support.found_nothing(glance.manage('cleanup').stdout)
+        said = glance.manage('cleanup').stdout
+        assert support.findings(said) == support.NOTHING
     image = glance.finish(image_id)
     assert image['os_hash_value'] == support.digests(raw)[1]
-    assert support.found_nothing(glance.manage('cleanup').stdout)
+    said = glance.manage('cleanup').stdout
+    assert support.findings(said) == support.NOTHING
 
     assert set(glance.stored()) == {image_id, ready['id'], 'of-another-tool',
                                     named, foreign}
@@ -186,7 +189,8 @@ def test_dead_import_of_another_host(glance, images):
     image_id = crashed_midway(glance, images)
     (glance.cloud.glance.staging / f'{image_id}.converted').unlink()
     time.sleep(support.LEASE_SECONDS)
-    assert support.found_nothing(glance.manage('cleanup').stdout)
+    said = glance.manage('cleanup').stdout
+    assert support.findings(said) == support.NOTHING
     done = glance.manage('cleanup', '--dead-after', '1')
     assert 'data of the dead import' in done.stdout
     assert glance.show(image_id)['status'] == 'queued'

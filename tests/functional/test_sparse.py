@@ -206,7 +206,8 @@ def test_kill_in_the_middle_of_an_upload(glance, store):
     sender.start()
     try:
         support.wait_for(lambda: partial(glance, store, image_id), 20)
-        assert support.found_nothing(glance.manage('cleanup').stdout)
+        said = glance.manage('cleanup').stdout
+        assert support.findings(said) == support.NOTHING
         assert partial(glance, store, image_id)
         glance.cloud.glance.kill()
     finally:

@@ -117,12 +117,21 @@ def test_what_is_done_about_a_finding_is_said_meanwhile(capsys):
 
 def test_a_log_gets_lines():
     lines = run(False, stderr=subprocess.STDOUT).splitlines()
-    # There may be one more between the last word and the end.
+    # There are some more if it takes long to end.
     assert lines.count('half of it') == 1
     lines.remove('half of it')
     assert any(line.startswith('  Copying: 50% (100 B of 200 B), about ')
                for line in lines)
     assert all(line.startswith('  Copying: ') for line in lines)
+
+
+def test_nothing_follows_the_last_word(capsys):
+    shown = display.Display()
+    shown.say('half of it')
+    shown._log()
+    assert capsys.readouterr().out == 'half of it\n'
+    shown._log()
+    assert capsys.readouterr().out.startswith('  ')
 
 
 def test_what_programs_read_has_nothing_else():
