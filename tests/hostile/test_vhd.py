@@ -20,7 +20,6 @@ second partition table. libvhdi, which takes the footer's, is.
 import functools
 
 import pytest
-import pyvhdi
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
@@ -30,6 +29,7 @@ from tests.hostile import build
 from tests.hostile.build import MIB
 from tests.hostile import path as path_
 from tests.hostile import vhd
+from tests.judges import libraries
 
 SIZE = 5 * MIB
 _convert = functools.partial(path_.converted, disk_format='vhd')
@@ -45,12 +45,7 @@ kinds = pytest.mark.parametrize('kind', KINDS)
 
 
 def _read_by_libvhdi(path):
-    file = pyvhdi.file()
-    file.open(str(path))
-    try:
-        return file.read_buffer(file.get_media_size())
-    finally:
-        file.close()
+    return libraries.vhd(path.read_bytes())
 
 
 @kinds

@@ -17,7 +17,6 @@ import struct
 import zlib
 
 import pytest
-import pyvmdk
 import VMDKstream
 
 from glance_conversion_plugins import errors
@@ -28,19 +27,10 @@ from tests.hostile import build
 from tests.hostile.build import MIB
 from tests.hostile import path as path_
 from tests.hostile import vmdk
+from tests.judges import libraries
 
 SIZE = 5 * MIB
 _convert = functools.partial(path_.converted, disk_format='vmdk')
-
-
-def _read_by_libvmdk(path):
-    handle = pyvmdk.handle()
-    handle.open(str(path))
-    handle.open_extent_data_files()
-    try:
-        return handle.read_buffer(handle.get_media_size())
-    finally:
-        handle.close()
 
 
 TEXTS = {
@@ -151,7 +141,8 @@ def test_stream_by_virtualbox(tmp_path, size):
     assert not any(found[size:])
     assert len(found) - size < 128 * 512
     assert not said
-    assert found == _read_by_libvmdk(tmp_path / 'disk.vmdk')
+    assert found == libraries.vmdk(
+        (tmp_path / 'disk.vmdk').read_bytes())
 
 
 def _created(folder, kind, part):
