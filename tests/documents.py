@@ -12,6 +12,7 @@
 
 """What the documentation says: examples, messages and commands in it."""
 
+import functools
 import pathlib
 import re
 
@@ -22,6 +23,7 @@ from docutils.parsers.rst import directives
 from docutils.parsers.rst import roles
 
 ROOT = pathlib.Path(__file__).parents[1]
+TROUBLESHOOTING = ROOT / 'doc' / 'source' / 'admin' / 'troubleshooting.rst'
 PAGES = sorted(
     [ROOT / 'README.rst', ROOT / 'CONTRIBUTING.rst',
      *(ROOT / 'contrib').rglob('*.rst'),
@@ -81,3 +83,24 @@ def commands(path):
 def words(path):
     """All text of a page, with single spaces."""
     return re.sub(r'\s+', ' ', tree(path).astext())
+
+
+def explained():
+    """The messages that the page on troubleshooting explains, where it does.
+
+    What differs from case to case is … in them.
+    """
+    text = TROUBLESHOOTING.read_text()
+    for line in text[text.index('Messages about the image'):].splitlines():
+        yield from re.findall(r'(?:^|, )\*((?:The|This) [^*]+)\*', line)
+
+
+@functools.cache
+def _patterns():
+    return [re.compile('.+'.join(map(re.escape, message.split('…'))))
+            for message in explained()]
+
+
+def is_explained(message):
+    """Whether that page explains what an owner reads."""
+    return any(pattern.fullmatch(message) for pattern in _patterns())

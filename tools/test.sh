@@ -68,7 +68,7 @@ if (($#)); then
     note tests run_tests all "$@"
 else
     "$VENV/bin/python" -m pytest tests/unit tests/contract \
-        tests/hostile tests/simulation >"$logs/without-cloud" 2>&1 &
+        tests/hostile tests/fuzz tests/simulation >"$logs/without-cloud" 2>&1 &
     printf '== tests with a cloud\n'
     # Two clouds: a test often waits for one of many services.
     note 'tests with a cloud' run_tests with-cloud tests/functional \

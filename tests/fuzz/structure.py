@@ -19,8 +19,10 @@ behind them would ever be looked at.
 """
 
 from collections.abc import Callable
+import contextlib
 import functools
 import random
+import struct
 from typing import NamedTuple
 
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 9, 12, 15, 16, 20, 21, 22, 31, 32, 63, 64,
@@ -84,14 +86,17 @@ def mutant(subject: Subject, rng: random.Random) -> bytes:
     data = bytearray(image)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 6))):
         kind = rng.random()
-        if subject.changes and kind < .2:
-            rng.choice(subject.changes)(data, rng)
-        elif kind < .28:
-            _resize(data, groups, rng)
-        else:
-            _renumber(data, groups, subject.order, rng)
+        # What it would change may have been cut off before.
+        with contextlib.suppress(IndexError, struct.error, ValueError):
+            if subject.changes and kind < .2:
+                rng.choice(subject.changes)(data, rng)
+            elif kind < .28:
+                _resize(data, groups, rng)
+            else:
+                _renumber(data, groups, subject.order, rng)
     if rng.random() < .95:
-        subject.mend(data, rng)
+        with contextlib.suppress(IndexError, struct.error, ValueError):
+            subject.mend(data, rng)
     return bytes(data)
 
 

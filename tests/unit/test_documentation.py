@@ -32,8 +32,6 @@ from tests import documents
 from tests.unit import test_contrib
 
 PACKAGE = pathlib.Path(glance_conversion_plugins.__file__).parent
-TROUBLESHOOTING = (documents.ROOT / 'doc' / 'source' / 'admin'
-                   / 'troubleshooting.rst')
 LANGUAGES = {'console', 'ini', 'jinja', 'text', 'yaml'}
 # Never the last word: whoever stopped it has the reason.
 INTERNAL = {'Another part of the copy failed.', 'The copy was stopped.',
@@ -89,18 +87,11 @@ def messages():
     parts for parts in messages() if not INTERNAL.issuperset(parts)],
     ids=lambda parts: ''.join(parts)[:60])
 def test_every_message_is_explained(parts):
-    shown = documents.words(TROUBLESHOOTING)
+    shown = documents.words(documents.TROUBLESHOOTING)
     for part in parts:
         # Words such as " and " prove nothing, and need not.
         if len(part) > 10:
             assert part.strip() in shown
-
-
-def explained():
-    """The messages that the page explains, where it does."""
-    text = TROUBLESHOOTING.read_text()
-    for line in text[text.index('Messages about the image'):].splitlines():
-        yield from re.findall(r'(?:^|, )\*((?:The|This) [^*]+)\*', line)
 
 
 def is_said(message):
@@ -119,7 +110,7 @@ def test_what_nobody_says_would_be_found():
     assert not is_said('The store is too blue.')
 
 
-@pytest.mark.parametrize('message', explained())
+@pytest.mark.parametrize('message', documents.explained())
 def test_no_message_is_explained_that_nobody_says(message):
     assert is_said(message)
 
