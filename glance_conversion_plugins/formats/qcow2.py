@@ -36,6 +36,7 @@ from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import zstd
 
 _HEADER = struct.Struct('>4sIQIIQIIQQI')
+_SECTOR = 512
 _COMPRESSED = 1 << 62
 _ZERO = 1                       # whatever is in its place
 _OFFSET = 0x00fffffffffffe00
@@ -55,6 +56,7 @@ _FREE, _USED, _SHARED = 0, 1, 2
 class _Header(NamedTuple):
     version: int
     cluster_bits: int
+    size: int               # of the disk, in bytes
     l1_size: int            # in entries
     l1_offset: int          # in bytes
     refcounts: int          # where their table is, in bytes
@@ -86,9 +88,10 @@ class _Cluster(NamedTuple):
 
 
 def check(f: BinaryIO, size: int) -> list[str]:
-    """Refuse an image whose features nobody knows here.
+    """Refuse an image whose features nobody knows here, or whose size.
 
-    The inspectors refuse entries of 16 bytes as well, which qemu reads.
+    The inspectors refuse entries of 16 bytes as well, which qemu reads. Of a
+    disk that ends within a sector qemu leaves out what is in that.
     """
     header = _read_header(f)
     if (header.version not in (2, 3)
@@ -97,6 +100,8 @@ def check(f: BinaryIO, size: int) -> list[str]:
             'The image is refused: it uses features of its format that are '
             'unknown here; "qemu-img convert -O qcow2 FILE NEW" writes it '
             'without them.')
+    if header.size % _SECTOR:
+        raise binary.senseless('header')
     return []
 
 
@@ -231,15 +236,15 @@ def _read_header(f: BinaryIO) -> _Header:
     # The inspectors have seen 512 bytes.
     head = binary.read(f, 0, 112)
     fields = _HEADER.unpack_from(head)
-    version, cluster_bits, l1_size, l1_offset, refcounts, refcount_clusters = (
-        fields[1], fields[4], *fields[7:11])
+    version, cluster_bits, disk_size = fields[1], fields[4], fields[5]
+    l1_size, l1_offset, refcounts, refcount_clusters = fields[7:11]
     incompatible = compression = 0
     if version >= 3:
         incompatible, = struct.unpack_from('>Q', head, 72)
         if incompatible & _COMPRESSION:
             compression = head[104]
-    return _Header(version, cluster_bits, l1_size, l1_offset, refcounts,
-                   refcount_clusters, incompatible, compression)
+    return _Header(version, cluster_bits, disk_size, l1_size, l1_offset,
+                   refcounts, refcount_clusters, incompatible, compression)
 
 
 def _compressed(f: BinaryIO, header: _Header, size: int

@@ -26,6 +26,7 @@ from tests.hostile.build import be64
 from tests.hostile.build import Case
 from tests.hostile.build import case
 from tests.hostile.build import KIB
+from tests.hostile.build import MIB
 
 # Where the fields of a header are.
 VERSION, BACKING, BITS, SIZE, CRYPT, L1_SIZE, L1, REFCOUNTS = (
@@ -182,6 +183,10 @@ def _headers():
         (SIZE, be64(1 << 50))), errors.TooLarge, 'too large')
     yield case('qcow2-disk-beyond-all-sense', 'qcow2', lambda: changed(
         (SIZE, be64((1 << 64) - 1))), errors.TooLarge, 'too large')
+    for lost in (1, 100, 511):
+        yield case(f'qcow2-disk-of-{lost}-bytes-less-than-a-sector', 'qcow2',
+                   lambda n=lost: changed((SIZE, be64(5 * MIB - n))),
+                   DAMAGED, 'makes no sense')
     yield case('qcow2-disk-beyond-its-tables', 'qcow2', lambda: changed(
         (SIZE, be64(2 << 30))), DAMAGED, 'can not be opened')
     yield Case('qcow2-disk-too-large-by-qemu', 'qcow2',
