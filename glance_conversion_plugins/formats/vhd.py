@@ -31,6 +31,7 @@ from glance_conversion_plugins.formats import remarks
 from glance_conversion_plugins.formats import vhd_footer
 
 _SECTOR = 512
+_PIECE = 8 * _SECTOR            # of which one byte of a bitmap tells
 _DYNAMIC_COOKIE = b'cxsparse'
 _DYNAMIC_HEADER = struct.Struct('>8sQQIIII')
 _DYNAMIC_SIZE = 1024
@@ -80,6 +81,8 @@ def check(f: BinaryIO, size: int) -> list[str]:
     :returns: what its owner is to know
     """
     layout = _read(f, size)
+    if layout.table:
+        _see_unwritten(f, layout.table, layout.footer.whole)
     after = size - layout.end > _SECTOR
     before = layout.table is None and layout.end - layout.content_end
     return [remarks.BEYOND] if after or before else []
@@ -178,6 +181,40 @@ def _numbers(f: BinaryIO, table: _Table, first: int, count: int
     if sys.byteorder == 'little':
         numbers.byteswap()
     return numbers
+
+
+def _see_unwritten(f: BinaryIO, table: _Table, size: int) -> None:
+    """See that what nobody has written is zeros.
+
+    A bit for each sector of a block says whether somebody has. If not, it
+    reads as zeros by the specification, and to others; qemu reads what the
+    file happens to have there.
+
+    :param size: of the disk, in bytes
+    """
+    count, step = -(-size // table.block), 1 << 16
+    for first in range(0, count, step):
+        numbers = _numbers(f, table, first, min(step, count - first))
+        for number, sector in enumerate(numbers, first):
+            if sector != _UNUSED:
+                _see_block(f, table, sector * _SECTOR,
+                           min(table.block, size - number * table.block))
+
+
+def _see_block(f: BinaryIO, table: _Table, start: int, length: int) -> None:
+    bits = binary.read(f, start, table.bitmap)[:-(-length // _PIECE)]
+    if bits.count(0xff) == len(bits):
+        return
+    for number, byte in enumerate(bits):
+        if byte == 0xff:
+            continue
+        at = number * _PIECE
+        piece = binary.read(f, start + table.bitmap + at,
+                            min(_PIECE, length - at))
+        for bit in range(8):
+            if not byte << bit & 0x80 and any(
+                    piece[bit * _SECTOR:(bit + 1) * _SECTOR]):
+                raise binary.senseless('bitmap of sectors')
 
 
 def _is_by_geometry(f: BinaryIO, layout: _Layout) -> bool:

@@ -148,6 +148,37 @@ def test_blocks_of_every_size(tmp_path, block):
         assert found == _read_by_libvhdi(tmp_path / 'disk.vhd')
 
 
+def _unwritten(disk):
+    """An image that says of the disk's first sectors that nobody wrote them.
+
+    "Block Allocation Table and Data Blocks" of the specification: the bit of
+    a sector that has never been modified is 0.
+    """
+    data = vhd.dynamic(disk=disk)
+    block = int.from_bytes(data[vhd.TABLE:vhd.TABLE + 4]) * 512
+    return build.patched(data, (block, b'\x0f\x7f'))
+
+
+def test_zeros_that_were_never_written(tmp_path):
+    disk = bytearray(build.content(SIZE))
+    disk[:4 * 512] = bytes(4 * 512)
+    disk[8 * 512:9 * 512] = bytes(512)
+    found, said = _convert(tmp_path, _unwritten(bytes(disk)))
+    assert found == disk
+    assert found == _read_by_libvhdi(tmp_path / 'disk.vhd')
+    assert not said
+
+
+@pytest.mark.parametrize('sector', [0, 3, 8])
+def test_content_that_was_never_written(tmp_path, sector):
+    """To qemu it is content, to libvhdi and the specification zeros."""
+    disk = bytearray(SIZE)
+    disk[sector * 512 + 511] = 1
+    with pytest.raises(errors.DamagedImage, match='bitmap of sectors makes'):
+        _convert(tmp_path, _unwritten(bytes(disk)))
+    assert not any(_read_by_libvhdi(tmp_path / 'disk.vhd'))
+
+
 @pytest.mark.parametrize('data', [vhd.fixed(), vhd.fixed()[:-1]],
                          ids=['512', '511'])
 def test_fixed_one_declared_as_raw(tmp_path, data):
