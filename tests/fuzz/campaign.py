@@ -146,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         options.seconds
                         and time.monotonic() - start > options.seconds):
                     break
+        except KeyboardInterrupt:
+            # What was found until then is told all the same.
+            pass
         finally:
             campaign.end()
             tempfile.tempdir = None

@@ -63,11 +63,17 @@ def _shrink(data: bytearray, rng: random.Random) -> None:
         'little')
 
 
-def _subject(*options: str) -> Subject:
+def _image(*options: str) -> bytes:
     disk = disks.noise(3 * MIB + 512, 300 * KIB)
     disk = disk[:MIB] + bytes(MIB) + disk[2 * MIB:]
-    return Subject('vdi', lambda: build.converted(disk, 'vdi', options),
-                   _fields, 'little', changes=(_move, _shrink))
+    # A mutant is to be the same each time, and names are not.
+    return build.patched(build.converted(disk, 'vdi', options),
+                         (392, b'V' * 32))
+
+
+def _subject(*options: str) -> Subject:
+    return Subject('vdi', lambda: _image(*options), _fields, 'little',
+                   changes=(_move, _shrink))
 
 
 SUBJECTS = {'vdi': _subject(), 'vdi-static': _subject('static=on')}

@@ -14,6 +14,7 @@
 
 import random
 import struct
+import uuid
 
 from tests.fuzz import disks
 from tests.fuzz.disks import KIB
@@ -26,6 +27,8 @@ from tests.hostile import vhdx
 from tests.judges.vhdx import crc32c
 
 _REGIONS = 192 * KIB, 256 * KIB
+# Of the item that names a disk.
+_NAME = uuid.UUID('beca12ab-b2e6-4523-93ef-c309e000c746').bytes_le
 _HEADER = (
     ('signature', 0, 4), ('checksum', 4, 4), ('sequence', 8, 8),
     ('file-guid', 16, 8), ('data-guid', 32, 8), ('log-guid', 48, 8),
@@ -167,7 +170,17 @@ def _disk() -> bytes:
 
 
 def _plain() -> bytes:
-    return build.converted(_disk(), 'vhdx', ('block_size=1M', 'log_size=1M'))
+    data = build.converted(_disk(), 'vhdx', ('block_size=1M', 'log_size=1M'))
+    # A mutant is to be the same each time, and names are not.
+    for number, at in enumerate(vhdx.HEADERS, 1):
+        data = vhdx.summed(data, (at + 8, build.le64(number)),
+                           (at + 16, b'V' * 32))
+    item = vhdx.region(data, 'metadata') + data.index(_NAME) % MIB
+    start = vhdx.region(data, 'metadata') + int.from_bytes(
+        data[item + 16:item + 20], 'little')
+    # What qemu has logged while it made the image is of no use either.
+    return build.patched(data, (start, b'V' * 16), (_log(data)[0],
+                                                    bytes(64 * KIB)))
 
 
 def _logged() -> bytes:

@@ -13,6 +13,7 @@
 """VMDK: a header, a text, a directory of tables; markers and a footer."""
 
 import random
+import re
 import struct
 import zlib
 
@@ -132,8 +133,15 @@ def _subject(image, *changes: structure.Change) -> Subject:
 
 
 def _by_qemu(*options: str):
-    return lambda: build.converted(disks.noise(_SIZE, 64 * KIB), 'vmdk',
-                                   options)
+    return lambda: _named(build.converted(disks.noise(_SIZE, 64 * KIB),
+                                          'vmdk', options))
+
+
+def _named(data: bytes) -> bytes:
+    """A mutant is to be the same each time, and names are not."""
+    text = data[512:20 * 512].rstrip(b'\0')
+    text = re.sub(rb'\nCID=\w+', b'\nCID=7e5b80a7', text)
+    return build.patched(data, (512, text.ljust(19 * 512, b'\0')))
 
 
 def _stream(at_end: bool):

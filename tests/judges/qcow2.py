@@ -40,6 +40,7 @@ class _Image:
         self.data = data
         self.zeros = _ZEROS if version == 3 else 0
         self.entry = 2 if features & _EXTENDED else 1
+        self.flagged = b'\0'
         self.inflate = _inflate
         if features & _ZSTD_FEATURE and data[_COMPRESSION_TYPE] == 1:
             self.inflate = _unzstd
@@ -51,14 +52,14 @@ class _Image:
         return 1 << self.bits
 
 
-def read(data: bytes, *, zero_flag: bool = True) -> bytes:
+def read(data: bytes, *, flagged: int = 0) -> bytes:
     """What the guest sees.
 
-    :param zero_flag: whether bit 0 of an entry counts, "Standard Cluster
-        Descriptor"
+    :param flagged: what stands for the zeros of clusters that have bit 0 set,
+        to find out which ones have
     """
     image = _Image(data)
-    image.zeros = image.zeros if zero_flag else 0
+    image.flagged = bytes([flagged])
     disk = bytearray(image.size)
     reach = image.cluster // 8 // image.entry
     for number, entry in enumerate(image.l1):
@@ -85,7 +86,10 @@ def _fill(image: _Image, disk: bytearray, at: int, words: tuple[int, ...]
         return
     place = entry & _OFFSET
     if len(words) == 1:
-        if place and not entry & image.zeros:
+        if entry & image.zeros:
+            length = min(image.cluster, image.size - at)
+            disk[at:at + length] = image.flagged * length
+        elif place:
             _copy(image, disk, at, place, image.cluster)
         return
     grain = image.cluster // _SUBCLUSTERS

@@ -24,6 +24,8 @@ _KIB, _MIB = 1 << 10, 1 << 20
 _HEADERS = 64 * _KIB, 128 * _KIB
 _REGIONS = 192 * _KIB
 _SECTOR = 4096                  # of the log
+# So much a file may have grown; a block that is further away is not read.
+_MOST_MORE = 64 * _MIB
 _PRESENT = 6
 
 
@@ -36,6 +38,13 @@ _METADATA = _guid('8b7ca206-4790-4b9a-b8fe-575f050f886e')
 _PARAMETERS = _guid('caa16737-fa36-4d43-b3b6-33f0aa44e76b')
 _SIZE = _guid('2fa54224-cd1b-4876-b211-5dbed83bf4b8')
 _SECTOR_SIZE = _guid('8141bf1d-a96f-4709-ba47-f233a8faab5f')
+_ITEMS = (
+    _PARAMETERS, _SIZE, _SECTOR_SIZE,
+    _guid('beca12ab-b2e6-4523-93ef-c309e000c746'),      # the disk's number
+    _guid('cda348c7-445d-4471-9cc9-e9885251c556'),      # physical sectors
+    _guid('a8d35f2d-b30b-454d-abf7-d3d84834ab0c'))      # where a parent is
+# Who does not know what these are set for has to refuse the file.
+_REGION_REQUIRED, _ITEM_REQUIRED = 1, 1 << 2
 
 
 @functools.cache
@@ -65,6 +74,8 @@ def _sum_is_right(data: bytes) -> bool:
 
 def read(data: bytes) -> bytes:
     """What the guest sees."""
+    if data[:8] != b'vhdxfile':
+        raise judges.Unreadable('no vhdx')
     data = _replayed(data)
     regions = _regions(data)
     items = _items(data, regions[_METADATA])
@@ -92,9 +103,13 @@ def _regions(data: bytes) -> dict[bytes, int]:
     count, = struct.unpack_from('<I', table, 8)
     if table[:4] != b'regi' or not _sum_is_right(table):
         raise judges.Unreadable('no table of regions')
-    return {table[at:at + 16]: int.from_bytes(table[at + 16:at + 24],
-                                              'little')
-            for at in range(16, 16 + count * 32, 32)}
+    found = {}
+    for at in range(16, 16 + count * 32, 32):
+        guid, offset, _, flags = struct.unpack_from('<16sQII', table, at)
+        if flags & _REGION_REQUIRED and guid not in (_BAT, _METADATA):
+            raise judges.Unreadable('a region that has to be known')
+        found[guid] = offset
+    return found
 
 
 def _items(data: bytes, start: int) -> dict[bytes, bytes]:
@@ -104,7 +119,9 @@ def _items(data: bytes, start: int) -> dict[bytes, bytes]:
         raise judges.Unreadable('no table of metadata')
     found = {}
     for at in range(32, 32 + count * 32, 32):
-        guid, offset, length = struct.unpack_from('<16sII', table, at)
+        guid, offset, length, flags = struct.unpack_from('<16sIII', table, at)
+        if flags & _ITEM_REQUIRED and guid not in _ITEMS:
+            raise judges.Unreadable('an item that has to be known')
         found[guid] = judges.part(data, start + offset, length)
     return found
 
@@ -115,7 +132,8 @@ class _Entry(NamedTuple):
     tail: int               # where the oldest entry is that counts
     sequence: int
     descriptors: int
-    size: int               # that the file has to have
+    flushed: int            # what the file had then, at least, in bytes
+    size: int               # that the file has to have, in bytes
     content: bytes
 
 
@@ -129,8 +147,11 @@ def _replayed(data: bytes) -> bytes:
     log = judges.part(data, offset, length)
     entries = _active(log, guid)
     if entries:
-        # What the log says was in the file when it was written.
-        file = bytearray(data).ljust(entries[-1].size, b'\0')
+        if entries[-1].flushed > len(data):
+            raise judges.Unreadable('the file was cut after its log')
+        # It was so long when the log was written, and ends in zeros.
+        length = min(entries[-1].size, len(data) + _MOST_MORE)
+        file = bytearray(data).ljust(length, b'\0')
         for entry in entries:
             for place, content in _changes(entry, len(file)):
                 file[place:place + len(content)] = content
@@ -147,7 +168,11 @@ def _header(data: bytes) -> bytes:
             valid.append(header)
     if not valid:
         raise judges.Unreadable('no header')
-    return max(valid, key=lambda header: header[8:16][::-1])
+    header = max(valid, key=lambda header: header[8:16][::-1])
+    log_version, version = struct.unpack_from('<HH', header, 64)
+    if version != 1 or any(header[48:64]) and log_version:
+        raise judges.Unreadable('of an unknown version')
+    return header
 
 
 def _active(log: bytes, guid: bytes) -> list[_Entry]:
@@ -179,9 +204,9 @@ def _entry(log: bytes, guid: bytes, at: int) -> _Entry | None:
     if head[:4] != b'loge' or head[32:48] != guid:
         return None
     length, tail, sequence, count = struct.unpack_from('<IIQI', head, 8)
-    size, = struct.unpack_from('<Q', head, 56)
+    flushed, size = struct.unpack_from('<QQ', head, 48)
     content = (log + log)[at:at + length]
-    entry = _Entry(at, length, tail, sequence, count, size, content)
+    entry = _Entry(at, length, tail, sequence, count, flushed, size, content)
     if (length % _SECTOR or not 0 < length <= len(log) or not sequence
             or not _sum_is_right(content) or not _agrees(entry)):
         return None
@@ -189,7 +214,10 @@ def _entry(log: bytes, guid: bytes, at: int) -> _Entry | None:
 
 
 def _agrees(entry: _Entry) -> bool:
-    """Whether descriptors and data are those of this entry, 2.3.1."""
+    """Whether descriptors and data are those of this entry, 2.3.1.
+
+    By their numbers; 2.3.3 does not ask for the signature of data.
+    """
     first = _first_data(entry)
     if first > entry.length:
         return False
@@ -201,10 +229,10 @@ def _agrees(entry: _Entry) -> bool:
                 or place % _SECTOR or kind == b'zero' and length % _SECTOR):
             return False
     data = range(first, entry.length, _SECTOR)
-    low, high = (entry.sequence & 0xffffffff, entry.sequence >> 32)
+    high, low = divmod(entry.sequence, 1 << 32)
     return len(data) == sectors and all(
-        struct.unpack_from('<4sI4084xI', entry.content, at) == (
-            b'data', high, low) for at in data)
+        struct.unpack_from('<4xI4084xI', entry.content, at) == (high, low)
+        for at in data)
 
 
 def _first_data(entry: _Entry) -> int:
