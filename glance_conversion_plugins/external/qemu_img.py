@@ -40,6 +40,9 @@ LOG = logging.getLogger(__name__)
 _MAX_GROWTH = 300 << 20
 
 STOPPED = 'The program that decodes the image stopped before the end.'
+NOT_REPLAYED = (
+    'The image was not closed properly, and its log can not be replayed; open '
+    'it and close it with the program that made it, and upload it again.')
 _DAMAGED_TABLES = ('The image is damaged: its tables can not be read to the '
                    'end.')
 
@@ -204,10 +207,7 @@ def replay(image: Image, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
     if running.status:
         LOG.warning('qemu-img check -r failed with %s: %s', running.status,
                     running.said)
-        raise errors.DamagedImage(
-            'The image was not closed properly, and its log can not be '
-            'replayed; open it and close it with the program that made it, '
-            'and upload it again.')
+        raise errors.DamagedImage(NOT_REPLAYED)
 
 
 def extents(image: Image, virtual_size: int,

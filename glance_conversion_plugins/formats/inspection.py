@@ -199,6 +199,7 @@ def replay(path: str, disk_format: str,
     :returns: what its owner is to know
     :raises errors.DamagedImage: if that can not be done
     """
+    vhdx_log.straighten(path, cancel)
     qemu_img.replay(qemu_img.Image(path, DRIVERS[disk_format]), cancel)
     return [remarks_.LOG]
 

@@ -30,6 +30,8 @@ from tests.hostile.build import KIB
 from tests.hostile.build import MIB
 from tests.hostile import path as path_
 from tests.hostile import vhdx
+from tests import judges
+from tests.judges import vhdx as vhdx_judge
 
 SIZE = 5 * MIB
 _convert = functools.partial(path_.converted, disk_format='vhdx')
@@ -75,6 +77,79 @@ def test_entries_one_after_the_other(tmp_path):
         vhdx.Entry(((table, good),))))
     assert found == build.content(SIZE)
     assert said == [remarks.LOG]
+
+
+@pytest.mark.parametrize('first', [
+    0, MIB - 4 * KIB, MIB - 8 * KIB, MIB - 12 * KIB, 512 * KIB])
+def test_log_that_goes_on_at_its_beginning(tmp_path, first):
+    """Left to itself qemu replays what stands there, and nothing before."""
+    data = vhdx.plain()
+    table = vhdx.region(data, 'blocks')
+    harmless = vhdx.Entry(((table + 4 * KIB, bytes(4 * KIB)),))
+    lost = build.patched(data, (table, bytes(4 * KIB)))
+    image = vhdx.with_log(lost, vhdx.Entry(
+        ((table, data[table:table + 4 * KIB]),)), harmless, first=first)
+    assert vhdx_judge.read(image) == build.content(SIZE)
+    found, said = _convert(tmp_path, image)
+    assert found == build.content(SIZE)
+    assert said == [remarks.LOG]
+
+
+@pytest.mark.parametrize('first', [0, MIB - 8 * KIB])
+def test_entries_before_the_oldest_that_counts(tmp_path, first):
+    """They follow the newest one, and were replayed long ago."""
+    data = vhdx.plain()
+    table = vhdx.region(data, 'blocks')
+    old = vhdx.Entry(((table, b'x' * 4 * KIB),))
+    lost = build.patched(data, (table, bytes(4 * KIB)))
+    image = vhdx.with_log(lost, vhdx.Entry(
+        ((table, data[table:table + 4 * KIB]),)), first=first, old=(old,))
+    assert vhdx_judge.read(image) == build.content(SIZE)
+    found, _ = _convert(tmp_path, image)
+    assert found == build.content(SIZE)
+
+
+def test_log_of_which_the_beginning_is_lost(tmp_path):
+    """[MS-VHDX] 2.3.3: without a sequence that is complete it is corrupt."""
+    data = vhdx.plain()
+    table = vhdx.region(data, 'blocks')
+    entry = vhdx.Entry(((table, data[table:table + 4 * KIB]),))
+    logged = vhdx.with_log(data, entry, entry)
+    log = vhdx.number(logged, vhdx.HEADERS[0] + 72)
+    path = tmp_path / 'disk.vhdx'
+    path.write_bytes(build.patched(logged, (log + 5000, b'y')))
+    with pytest.raises(judges.Unreadable):
+        vhdx_judge.read(path.read_bytes())
+    with pytest.raises(errors.DamagedImage, match='can not be replayed'):
+        _convert(tmp_path, path.read_bytes())
+
+
+def test_file_that_was_longer(tmp_path):
+    """Its end was cut off: the log tells how long it was, at least."""
+    data = vhdx.plain()
+    table = vhdx.region(data, 'blocks')
+    entry = vhdx.Entry(((table, data[table:table + 4 * KIB]),))
+    longer = vhdx.with_log(data + bytes(MIB), entry)
+    with pytest.raises(errors.DamagedImage, match='truncated'):
+        _convert(tmp_path, longer[:len(data)])
+    (tmp_path / 'whole').mkdir()
+    found, _ = _convert(tmp_path / 'whole', longer)
+    assert found == build.content(SIZE)
+
+
+def test_version_that_nobody_knows(tmp_path):
+    with pytest.raises(errors.DamagedImage, match='header makes no sense'):
+        _convert(tmp_path, vhdx.summed(
+            vhdx.plain(), *((at + 66, b'\2') for at in vhdx.HEADERS),
+            (vhdx.HEADERS[1] + 8, b'\xff' * 7)))
+
+
+def test_header_after_which_there_can_be_none(tmp_path):
+    image = _crashed()
+    for at in vhdx.HEADERS:
+        image = vhdx.summed(image, (at + 8, b'\xff' * 8))
+    with pytest.raises(errors.DamagedImage, match='header makes no sense'):
+        _convert(tmp_path, image)
 
 
 def test_file_that_has_to_grow(tmp_path):

@@ -135,15 +135,23 @@ class Entry(NamedTuple):
     last: int = 0           # size that the file has to have; 0: what it has
 
 
-def with_log(data: bytes, *entries: Entry, guid: bytes = LOG) -> bytes:
-    """Give an image a log that waits to be replayed."""
+def with_log(data: bytes, *entries: Entry, guid: bytes = LOG, first: int = 0,
+             old: tuple[Entry, ...] = ()) -> bytes:
+    """Give an image a log that waits to be replayed.
+
+    :param first: where in it the first entry begins; whatever goes beyond its
+        end goes on at its beginning
+    :param old: entries that follow, and were replayed long ago
+    """
     data = named(data)
-    at = start = number(data, HEADERS[0] + 72)
-    tail = at - start
-    for sequence, entry in enumerate(entries, 7):
-        packed = _packed(entry, sequence, tail, guid, len(data))
-        data = build.patched(data, (at, packed))
-        at += len(packed)
+    start, length = number(data, HEADERS[0] + 72), number(
+        data, HEADERS[0] + 68, 4)
+    at = first
+    for sequence, entry in (*enumerate(entries, 7), *enumerate(old, 1)):
+        packed = _packed(entry, sequence, first, guid, len(data))
+        for sector in range(0, len(packed), 4096):
+            data = build.patched(data, (start + at, packed[sector:][:4096]))
+            at = (at + 4096) % length
     return data
 
 

@@ -146,6 +146,9 @@ def _replayed(data: bytes) -> bytes:
     length, offset = struct.unpack_from('<IQ', header, 68)
     log = judges.part(data, offset, length)
     entries = _active(log, guid)
+    if not entries and any(_entry(log, guid, at)
+                           for at in range(0, length, _SECTOR)):
+        raise judges.Unreadable('a log without a complete sequence')
     if entries:
         if entries[-1].flushed > len(data):
             raise judges.Unreadable('the file was cut after its log')

@@ -79,6 +79,7 @@ def messages():
                 if name.isupper())
     yield [sandbox.MISSING]
     yield [qemu_img.STOPPED]
+    yield [qemu_img.NOT_REPLAYED]
     yield [program.LATE]
     yield [staged.UNREADABLE]
 
