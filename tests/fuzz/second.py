@@ -42,6 +42,8 @@ class Opinion:
 
     def read(self, disk_format: str, path: pathlib.Path) -> bytes | None:
         """The disk of an image; None if nothing can be said of it."""
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', __name__], stdin=subprocess.PIPE,
@@ -65,10 +67,14 @@ class Opinion:
         self.close()
         return None
 
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
     def close(self) -> None:
+        self.kill()
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
             process.communicate()
 
 

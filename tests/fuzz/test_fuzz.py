@@ -21,11 +21,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from tests.fuzz import campaign
+from tests.fuzz import second
+from tests.fuzz import structure
 from tests.fuzz import trial
+from tests.judges import vhd
 
 COUNT = int(os.environ.get('GLANCE_TEST_MUTANTS', '4000'))
 SEED = int(os.environ.get('GLANCE_TEST_SEED', '1'))
@@ -61,3 +65,23 @@ def test_what_does_harm_would_be_found(tmp_path, monkeypatch, capsys):
     assert 'FAULT of vdi: python -m tests.fuzz vdi --seed' in said.err
     assert json.loads(said.out)['vdi']['faults'] == len(
         list(tmp_path.iterdir()))
+
+
+def test_library_that_dies_has_no_opinion_and_is_asked_again(tmp_path):
+    path, opinion = tmp_path / 'disk', second.Opinion()
+    path.write_bytes(structure.original(campaign.SUBJECTS['vhd']))
+    disk = opinion.read('vhd', path)
+    assert disk == vhd.read(path.read_bytes())
+    path.write_bytes(b'conectix')
+    assert opinion.read('vhd', path) is None
+    # It waits for ever here, and is ended meanwhile.
+    path.unlink()
+    os.mkfifo(path)
+    end = threading.Timer(1, opinion.kill)
+    end.start()
+    assert opinion.read('vhd', path) is None
+    end.join()
+    path.unlink()
+    path.write_bytes(structure.original(campaign.SUBJECTS['vhd']))
+    assert opinion.read('vhd', path) == disk
+    opinion.close()
