@@ -160,8 +160,7 @@ def _describe(path: str, disk_format: str, policy: detection.Policy,
     info = qemu_img.info(for_qemu(path, disk_format), cancel)
     specific = info.get('format-specific', {}).get('data', {})
     if info.get('encrypted') or 'encrypt' in specific:
-        raise errors.UnsafeImage(
-            'The image is refused: it is encrypted, and can not be converted.')
+        raise errors.UnsafeImage(qcow2.ENCRYPTED)
     for key in ('backing-filename', 'full-backing-filename'):
         if info.get(key):
             raise errors.UnsafeImage(

@@ -35,8 +35,12 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import zstd
 
+ENCRYPTED = ('The image is refused: it is encrypted, and can not be '
+             'converted.')
+
 _HEADER = struct.Struct('>4sIQIIQIIQQI')
 _SECTOR = 512
+_ENCRYPTED = (1, 2)             # AES, LUKS
 _COMPRESSED = 1 << 62
 _ZERO = 1                       # whatever is in its place
 _OFFSET = 0x00fffffffffffe00
@@ -57,6 +61,7 @@ class _Header(NamedTuple):
     version: int
     cluster_bits: int
     size: int               # of the disk, in bytes
+    encryption: int         # of two kinds; 0: none
     l1_size: int            # in entries
     l1_offset: int          # in bytes
     refcounts: int          # where their table is, in bytes
@@ -100,6 +105,9 @@ def check(f: BinaryIO, size: int) -> list[str]:
             'The image is refused: it uses features of its format that are '
             'unknown here; "qemu-img convert -O qcow2 FILE NEW" writes it '
             'without them.')
+    # qemu 7.2 dies of one that does not say where its keys are.
+    if header.encryption in _ENCRYPTED:
+        raise errors.UnsafeImage(ENCRYPTED)
     if header.size % _SECTOR:
         raise binary.senseless('header')
     return []
@@ -236,15 +244,16 @@ def _read_header(f: BinaryIO) -> _Header:
     # The inspectors have seen 512 bytes.
     head = binary.read(f, 0, 112)
     fields = _HEADER.unpack_from(head)
-    version, cluster_bits, disk_size = fields[1], fields[4], fields[5]
+    version, (cluster_bits, size, encryption) = fields[1], fields[4:7]
     l1_size, l1_offset, refcounts, refcount_clusters = fields[7:11]
     incompatible = compression = 0
     if version >= 3:
         incompatible, = struct.unpack_from('>Q', head, 72)
         if incompatible & _COMPRESSION:
             compression = head[104]
-    return _Header(version, cluster_bits, disk_size, l1_size, l1_offset,
-                   refcounts, refcount_clusters, incompatible, compression)
+    return _Header(version, cluster_bits, size, encryption, l1_size,
+                   l1_offset, refcounts, refcount_clusters, incompatible,
+                   compression)
 
 
 def _compressed(f: BinaryIO, header: _Header, size: int

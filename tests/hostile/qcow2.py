@@ -151,6 +151,9 @@ def _outside():
                    _encrypted(kind), UNSAFE, 'encrypted')
     yield case('qcow2-encrypted-by-hand', 'qcow2', lambda: changed(
         (CRYPT, be32(1))), UNSAFE, 'encrypted')
+    # Of a kind that has to say more, and says nothing: qemu 7.2 dies of it.
+    yield case('qcow2-encrypted-with-nothing', 'qcow2', lambda: changed(
+        (CRYPT, be32(2))), UNSAFE, 'encrypted')
     for version in (0, 1, 4):
         yield case(f'qcow2-version-{version}', 'qcow2',
                    lambda v=version: changed((VERSION, be32(v))),

@@ -27,6 +27,7 @@ from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import qcow2
 from glance_conversion_plugins.formats import remarks
 from tests import documents
 from tests.unit import test_contrib
@@ -78,6 +79,7 @@ def messages():
     yield from ([text] for name, text in vars(remarks).items()
                 if name.isupper())
     yield [sandbox.MISSING]
+    yield [qcow2.ENCRYPTED]
     yield [qemu_img.STOPPED]
     yield [qemu_img.NOT_REPLAYED]
     yield [program.LATE]
