@@ -81,7 +81,8 @@ def check(path: str) -> None:
         if any(header.log_guid) and any(_entries(f, header)):
             raise errors.LogNotReplayed(
                 'The image was not closed properly: its log waits to be '
-                'replayed; "qemu-img check -r all FILE" does that.')
+                'replayed; open it and close it with the program that made '
+                'it.')
 
 
 def straighten(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
