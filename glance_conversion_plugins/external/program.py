@@ -96,8 +96,11 @@ class Program:
             pipes.register(stderr, selectors.EVENT_READ)
             while pipes.get_map():
                 self._go_on()
+                # In this order: what it says just before it ends is there
+                # when we look, however late that is.
+                has_ended = self._process.poll() is not None
                 ready = pipes.select(_LOOK_SECONDS)
-                if self._process.poll() is not None:
+                if has_ended:
                     left += _PIECE
                     if not ready or left > _MOST_AFTER_END:
                         break

@@ -110,6 +110,15 @@ def test_a_line_without_an_end():
     assert len(line) <= 1 << 17
 
 
+def test_what_it_says_last_is_heard(monkeypatch):
+    """Also if this thread sleeps while the program writes and ends."""
+    monkeypatch.setattr(program, '_LOOK_SECONDS', 0.05)
+    with _run('import time\ntime.sleep(0.3)\nprint("last")') as running:
+        monkeypatch.setattr(running._process, 'poll',
+                            lambda: running._process.wait(60))
+        assert running.answer(100) == b'last\n'
+
+
 def test_takes_too_long():
     with pytest.raises(errors.SourceFailed, match='too long'):
         with _run('import time\ntime.sleep(600)', seconds=0.1) as running:
