@@ -123,6 +123,10 @@ How the clusters of an image are compressed that is converted to qcow2.
 Compressed images take less room in the store and on its way to it, and more
 CPU time on each read.
 """),
+    cfg.BoolOpt('unpack', default=True, help="""
+Whether images in the container formats ``ova`` and ``compressed`` are
+unpacked, converted as others are, and ``bare`` afterwards; or kept.
+"""),
     cfg.StrOpt('deployment', default='', help="""
 Name of this deployment, where several have their stores in one pool.
 

@@ -19,7 +19,6 @@ and what to record; everything below moves bytes.
 from collections.abc import Sequence
 import contextlib
 import os
-import sys
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import digest
@@ -38,12 +37,8 @@ from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 
-# Whatever its size on disk, an image may hold so much; what is larger is
-# compared with what was uploaded.
-_ALWAYS_ALLOWED = 1 << 30
-
 # In this much of a disk the inspectors decide, but for attacks.
-_BEGINNING, _PIECE = 1 << 20, 64 << 10
+BEGINNING, _PIECE = 1 << 20, 64 << 10
 
 # Glance's disk_format: how qemu-img writes it. Without force_size a VHD is
 # rounded up to what cylinders, heads and sectors can express.
@@ -132,9 +127,8 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
 
 def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
     """How much data an image may hold, in bytes."""
-    if not policy.max_expansion:
-        return sys.maxsize
-    return max(_ALWAYS_ALLOWED, image.file_size * policy.max_expansion)
+    return bounded.allowed(image.uploaded or image.file_size,
+                           policy.max_expansion)
 
 
 def _see_beginning(source: sources.Source, policy: detection.Policy) -> None:
@@ -143,7 +137,7 @@ def _see_beginning(source: sources.Source, policy: detection.Policy) -> None:
     :raises errors.UnsafeImage: if it does
     """
     result, buffer = detection.ResultInspector(policy), bytearray(_PIECE)
-    for offset in range(0, min(source.size, _BEGINNING), _PIECE):
+    for offset in range(0, min(source.size, BEGINNING), _PIECE):
         view = memoryview(buffer)[:source.size - offset]
         source.readinto(view, offset)
         result.update(view)

@@ -101,7 +101,9 @@ class Progress:
         with self._lock:
             spent = self._now() - self._since
             if not self._total:
-                return f'{self._phase}, {units.duration(spent)} so far'
+                so_far = f': {units.amount(self._done)}' if self._done else ''
+                return (f'{self._phase}{so_far}, '
+                        f'{units.duration(spent)} so far')
             done = self._reached()
             written = (f', {units.amount(self.written)} written'
                        if self.written else '')

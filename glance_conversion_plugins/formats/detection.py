@@ -267,6 +267,14 @@ class ResultInspector:
 
         :raises errors.UnsafeImage: if the result is anything but raw
         """
+        if (name := self.name()) != 'raw':
+            raise _hidden(name)
+
+    def name(self) -> str:
+        """What all of it is, as Glance names it.
+
+        :raises errors.UnsafeImage: if that is not certain, or not safe
+        """
         self._wrapper.close()
         try:
             inspector = _decided(self._wrapper.format)
@@ -276,5 +284,4 @@ class ResultInspector:
             raise _hidden('of no certain format') from e
         if broken:
             raise _unsafe(broken[0])
-        if _name(inspector) != 'raw':
-            raise _hidden(_name(inspector))
+        return _name(inspector)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import qcow2
@@ -80,6 +81,7 @@ class ImageInfo(NamedTuple):
     cluster_size: int       # in bytes; 0 where the format has no clusters
     remarks: tuple[str, ...] = ()   # what its owner is to know
     keeps_rules: bool = True        # Glance takes it as it is
+    uploaded: int = 0       # bytes of the package that it came in, if any
 
     @property
     def for_qemu(self) -> qemu_img.Image:
@@ -133,15 +135,23 @@ def find_format(path: str, policy: detection.Policy,
 
 
 def _check_format(path: str, found: str, disk_format: str) -> None:
-    if 'vmdk' in (found, disk_format):
+    if found in ('raw', 'vmdk'):
         vmdk_text.explain(path)
+    if found == 'raw':
+        with open(path, 'rb') as f:
+            archives.refuse(archives.read_head(f))
     if found == disk_format:
         return
     # Something may follow the footer.
     if (found, disk_format) == ('raw', 'vhd') and vhd_footer.is_fixed(
             path, vhd_footer.WINDOW):
         return
-    raise errors.FormatMismatch(
+    raise mismatch(found, disk_format)
+
+
+def mismatch(found: str, disk_format: str) -> errors.FormatMismatch:
+    """The error for what is not as it is declared."""
+    return errors.FormatMismatch(
         f'The image is declared as {disk_format}, but its content is {found}'
         f'{HINTS.get((found, disk_format), "")}.')
 

@@ -18,6 +18,7 @@ byte.
 """
 
 from collections.abc import Iterator
+import io
 import os
 import struct
 from typing import BinaryIO
@@ -126,6 +127,11 @@ def find_fixed(f: BinaryIO, size: int) -> tuple[int, Footer] | None:
             if size - place <= SECTOR:
                 break
     return found
+
+
+def is_footer(data: bytes) -> bool:
+    """Say whether a disk that ends so ends with the footer of a fixed VHD."""
+    return find_fixed(io.BytesIO(data), len(data)) is not None
 
 
 def is_fixed(path: str, window: int = 0) -> bool:

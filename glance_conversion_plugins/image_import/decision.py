@@ -13,10 +13,11 @@
 """What is done with an image: the one place that decides.
 
 Images are converted where their disk_format is one that qemu decodes and that
-the inspectors know, and their container_format is ``bare``. All others are
-kept as they were uploaded, and Glance inspects them as it always does. Of
-those that are converted, the raw ones go directly into stores of ours, in one
-pass; all others by way of a file in staging, which Glance uploads.
+the inspectors know, and their container_format is ``bare``, or one that is
+unpacked. All others are kept as they were uploaded, and Glance inspects them
+as it always does. Of those that are converted, the raw ones go directly into
+stores of ours, in one pass; all others by way of a file in staging, which
+Glance uploads.
 """
 
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ from glance_conversion_plugins.stores import placeholder
 _SIGNATURE = frozenset((
     'img_signature', 'img_signature_hash_method', 'img_signature_key_type',
     'img_signature_certificate_uuid'))
+# What is unpacked: the disk_format is that of the disk in it.
+PACKAGES = ('compressed', 'ova')
 # By these Nova and Cinder find the key of an image; of each all are needed.
 _KEYS = (frozenset(('os_encrypt_format', 'os_encrypt_key_id')),
          frozenset(('cinder_encryption_key_id',)))
@@ -56,21 +59,26 @@ class Decision(NamedTuple):
 
 
 def decide(declaration: image.Declaration, path: str,
-           kinds: Mapping[str, str | None], output_format: str) -> Decision:
+           kinds: Mapping[str, str | None], output_format: str,
+           unpacks: bool = True) -> Decision:
     """Decide what is done with one image.
 
     :param path: of what is staged
     :param kinds: for each target store the kind of ours that it is, or None
     :param output_format: what the deployment wants
+    :param unpacks: whether it wants packages unpacked
     """
     if path.endswith(placeholder.SUFFIX):
         return Decision(Action.KEEP, 'it is converted already')
-    if reason := _why_kept(declaration, path):
+    if reason := _why_kept(declaration, path, unpacks):
         return Decision(Action.KEEP, reason, concerns_owner=True)
+    is_packed = declaration.container_format in PACKAGES
     # A deployment of a single store names none.
     if output_format == 'raw' and kinds and all(kinds.values()):
-        if os.path.getsize(path) >= placeholder.SMALLEST:
+        if is_packed or os.path.getsize(path) >= placeholder.SMALLEST:
             return Decision(Action.DIRECT)
+    if is_packed:
+        return Decision(Action.STAGE)
     if declaration.disk_format == output_format:
         return Decision(Action.INSPECT, f'it is {output_format} already')
     return Decision(Action.STAGE)
@@ -89,7 +97,8 @@ def only_rbd(decision: Decision, kinds: Mapping[str, str | None]) -> Decision:
     return decision
 
 
-def _why_kept(declaration: image.Declaration, path: str) -> str | None:
+def _why_kept(declaration: image.Declaration, path: str, unpacks: bool
+              ) -> str | None:
     names = declaration.properties.keys()
     if names >= _SIGNATURE:
         return ('it is signed, and a converted image would not match its '
@@ -98,7 +107,8 @@ def _why_kept(declaration: image.Declaration, path: str) -> str | None:
     if (any(names >= key for key in _KEYS)
             and detection.is_encrypted(path, declaration.disk_format)):
         return 'it is encrypted'
-    if declaration.container_format != 'bare':
+    if declaration.container_format not in (
+            'bare', *(PACKAGES if unpacks else ())):
         return f'its container format is {declaration.container_format}'
     if declaration.disk_format not in inspection.DRIVERS:
         return f'its disk format is {declaration.disk_format}'

@@ -41,17 +41,29 @@ class Context(NamedTuple):
     request: image_.ImportRequest
     image: image_.ImportedImage
     declaration: image_.Declaration
-    path: str                                       # of the staged upload
+    path: str                       # of the staged upload, or unpacked of it
     stores: dict[str, protocols.SparseStore]        # written to directly
     placeholder: placeholder_.Placeholder
     conversion: convert.Conversion
+    uploaded: int = 0               # bytes of the package that is unpacked
 
     @property
     def converted_path(self) -> str:
         """Where a converted image is staged, as stock Glance names it."""
-        return os.path.join(
-            os.path.dirname(self.path),
-            f'{self.request.image_id}.{options.output_format()}')
+        return self.beside(options.output_format())
+
+    def beside(self, suffix: str) -> str:
+        """Where in staging something else of this image may be."""
+        return os.path.join(os.path.dirname(self.path),
+                            f'{self.request.image_id}.{suffix}')
+
+    @property
+    def source(self) -> str:
+        """What was uploaded, in words."""
+        words = [self.declaration.disk_format]
+        if self.declaration.container_format != 'bare':
+            words.insert(0, self.declaration.container_format)
+        return ' '.join(words)
 
 
 class Result(NamedTuple):
@@ -105,6 +117,11 @@ def see_expected(declaration: image_.Declaration, path: str,
 def execute(action: decision.Action, context: Context) -> Result:
     """Do with an image what was decided, other than KEEP."""
     see_expected(context.declaration, context.path, context.conversion)
+    return proceed(action, context)
+
+
+def proceed(action: decision.Action, context: Context) -> Result:
+    """The same, of an upload that is known to be what was expected."""
     # Raw that stays raw is read by no program.
     if (action is decision.Action.STAGE
             or context.declaration.disk_format != 'raw'):
@@ -117,8 +134,9 @@ def execute(action: decision.Action, context: Context) -> Result:
 
 
 def _info(context: Context) -> inspection.ImageInfo:
-    return convert.inspect(context.path, context.declaration.disk_format,
-                           options.policy(), context.conversion)
+    return convert.inspect(
+        context.path, context.declaration.disk_format, options.policy(),
+        context.conversion)._replace(uploaded=context.uploaded)
 
 
 def _inspect(context: Context) -> Result:
@@ -127,28 +145,42 @@ def _inspect(context: Context) -> Result:
         # Glance would refuse it as it is; what qemu writes it takes.
         return _stage(context, info)
     convert.check(info, context.conversion)
+    words = (f'Unpacked and inspected: it is {info.disk_format}'
+             if context.uploaded else
+             f'Inspected; it is {info.disk_format} already')
     return Result(context.path, info.disk_format, info.file_size,
-                  info.virtual_size,
-                  f'Inspected; it is {info.disk_format} already'
-                  + _remarks(context))
+                  info.virtual_size, words + _remarks(context))
 
 
 def _direct(context: Context) -> Result:
     info = _info(context)
     context.image.check_quota(info.virtual_size)
+    sink = open_sink(context)
+    found = convert.convert(info, options.policy(), sink,
+                            options.inline_digest_spec(), context.conversion)
+    return offered(context, info.virtual_size, found, sink)
+
+
+def open_sink(context: Context) -> fanout.FanOut:
+    """All stores that are written to directly."""
     request = context.request
-    sink = fanout.FanOut(
+    return fanout.FanOut(
         {store_id: store.sink(request.image_id, request.task_id)
          for store_id, store in context.stores.items()},
         request.all_stores_must_succeed)
-    found = convert.convert(info, options.policy(), sink,
-                            options.inline_digest_spec(), context.conversion)
-    _offer(request, info.virtual_size, found, sink)
-    message = _message(context, info, 'raw')
+
+
+def offered(context: Context, size: int, found: digest.Digest,
+            sink: fanout.FanOut) -> Result:
+    """Let the stores adopt what was written, and say so.
+
+    :param size: of the disk, in bytes
+    """
+    _offer(context.request, size, found, sink)
+    message = _message(context, size, 'raw')
     for store_id, error in sink.failures.items():
         message += f'. Store {store_id} failed: {error}'
-    return Result(context.placeholder.path, 'raw', info.virtual_size,
-                  info.virtual_size, message)
+    return Result(context.placeholder.path, 'raw', size, size, message)
 
 
 def _offer(request: image_.ImportRequest, size: int, found: digest.Digest,
@@ -176,14 +208,13 @@ def _stage(context: Context, info: inspection.ImageInfo) -> Result:
     # A raw upload may end within a sector; no other format can.
     sectors = -(-info.virtual_size // 512)
     return Result(path, target, size, sectors * 512,
-                  _message(context, info, target))
+                  _message(context, info.virtual_size, target))
 
 
-def _message(context: Context, info: inspection.ImageInfo, target: str
-             ) -> str:
+def _message(context: Context, size: int, target: str) -> str:
     progress = context.conversion.progress
-    return (f'Converted {info.disk_format} to {target}: '
-            f'{units.amount(info.virtual_size)}, '
+    return (f'Converted {context.source} to {target}: '
+            f'{units.amount(size)}, '
             f'{units.amount(progress.written)} of data, in '
             f'{units.duration(progress.elapsed)}' + _remarks(context))
 

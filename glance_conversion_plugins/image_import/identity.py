@@ -101,5 +101,6 @@ def properties(declaration: image.Declaration, size: int) -> dict[str, str]:
     """
     # Empty where none was given: an earlier upload may have had one.
     return {f'{_PREFIX}format': declaration.disk_format,
+            f'{_PREFIX}container': declaration.container_format,
             f'{_PREFIX}size': str(size),
             f'{_PREFIX}hash': str(expected(declaration) or '')}

@@ -37,6 +37,11 @@ def output_options() -> list[str]:
     return ['-c', '-o', f'compression_type={compression}']
 
 
+def unpacks() -> bool:
+    """Whether packages are unpacked, and what is in them is converted."""
+    return bool(CONF.conversion.unpack)
+
+
 def policy() -> detection.Policy:
     """Which images are allowed."""
     cap: Any = CONF.image_size_cap

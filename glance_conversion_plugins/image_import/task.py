@@ -12,6 +12,7 @@
 
 """The import tasks: what Glance runs, and undoes."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 import functools
 import logging
@@ -33,6 +34,7 @@ from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.image_import import slots
+from glance_conversion_plugins.image_import import unpacking
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.stores import adoption
 from glance_conversion_plugins.stores import placeholder
@@ -122,7 +124,7 @@ class ConvertImage(task.Task):
     def _decide(self, declaration: image_.Declaration, path: str,
                 kinds: Mapping[str, str | None]) -> decision.Decision:
         return decision.decide(declaration, path, kinds,
-                               options.output_format())
+                               options.output_format(), options.unpacks())
 
     def _explain(self, decided: decision.Decision) -> None:
         LOG.info('%s leaves image %s as it is: %s', type(self).__name__,
@@ -143,7 +145,7 @@ class ConvertImage(task.Task):
                                 CONF.oslo_concurrency.lock_path,
                                 conversion.progress, conversion.cancel,
                                 self._image.project):
-                    result = execution.execute(action, context)
+                    result = _work(context)(action, context)
             except errors.Cancelled as e:
                 raise beating.reason or e from e
         LOG.info('Image %s: %s (%s)', self._request.image_id, result.message,
@@ -212,6 +214,13 @@ class ConvertImage(task.Task):
         if self._keeps_upload():
             return f'{error} The upload is kept: import the image again.'
         return f'{error} Upload the image and import it again.'
+
+
+def _work(context: execution.Context) -> Callable[
+        [decision.Action, execution.Context], execution.Result]:
+    if context.declaration.container_format in decision.PACKAGES:
+        return unpacking.execute
+    return execution.execute
 
 
 def _remove(paths: set[str]) -> None:

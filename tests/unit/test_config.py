@@ -272,7 +272,8 @@ def test_all_options_are_listed_with_help():
     assert {o.name for o in listed['conversion']} == {
         'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
         'max_expansion', 'qcow2_compression', 'deployment', 'sandbox',
-        'keep_upload', 'max_concurrent', 'max_concurrent_per_project'}
+        'keep_upload', 'max_concurrent', 'max_concurrent_per_project',
+        'unpack'}
     assert {o.name for o in listed['sparse_store']} == {
         'zero_block_size', 'data_pools', 'mount_marker'}
     assert {o.name for o in listed['cache_prefetch']} == {

@@ -25,6 +25,7 @@ from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import staged
+from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import qcow2
@@ -75,6 +76,7 @@ def messages():
                 # Of a lookup it is the last that stands for all others.
                 yield literal(node.args[-1])
     yield from ([text] for text in detection.RULES.values())
+    yield from (text.split('{}') for text in archives.REFUSED.values())
     yield from ([text] for text in inspection.HINTS.values())
     yield from ([text] for name, text in vars(remarks).items()
                 if name.isupper())

@@ -28,6 +28,7 @@ from oslo_upgradecheck.upgradecheck import Result
 from glance_conversion_plugins.cmd import checks
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.glance_db import compat
@@ -62,7 +63,17 @@ def programs() -> Result:
     return checks.verdict([
         f'qemu-img can not read {", ".join(lacking)}; images of that format '
         'are refused. Install a qemu with all block drivers.'
-    ] if lacking else [], [], f'qemu {version[1] if version else "unknown"}')
+    ] if lacking else [], _lacking_decompressors(),
+        f'qemu {version[1] if version else "unknown"}')
+
+
+def _lacking_decompressors() -> list[str]:
+    if not CONF.conversion.unpack:
+        return []
+    return [f'{argv[0]} can not be found: images that are compressed by '
+            f'{kind} are refused. Install it.'
+            for kind, argv in decompressor.PROGRAMS.items()
+            if not shutil.which(argv[0])]
 
 
 def bindings() -> Result:

@@ -12,11 +12,26 @@
 
 """A limit on what an image may expand to."""
 
+import sys
 import threading
 
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins import errors
 from glance_conversion_plugins import units
+
+# Whatever its size on disk, an image may hold so much; what is larger is
+# compared with what was uploaded.
+_ALWAYS_ALLOWED = 1 << 30
+
+
+def allowed(size: int, max_expansion: int) -> int:
+    """How much data an upload of so many bytes may hold, in bytes.
+
+    :param max_expansion: for each byte; 0: no limit
+    """
+    if not max_expansion:
+        return sys.maxsize
+    return max(_ALWAYS_ALLOWED, size * max_expansion)
 
 
 class Bounded:
@@ -34,7 +49,7 @@ class Bounded:
         self._sink = sink
         self._most = most
         self._lock = threading.Lock()
-        self._written = 0
+        self.written = 0        # bytes of data so far
         self.create = sink.create
         self.zero = sink.zero
         self.resize = sink.resize
@@ -46,8 +61,8 @@ class Bounded:
     def write(self, view: memoryview, offset: int) -> int:
         written = self._sink.write(view, offset)
         with self._lock:
-            self._written += written
-            check(self._written, self._most)
+            self.written += written
+            check(self.written, self._most)
         return written
 
 

@@ -155,7 +155,7 @@ def test_image_inside_an_image_that_shows_late_is_removed(tmp_path,
     outer = tmp_path / 'outer'
     images.run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', inner,
                outer)
-    monkeypatch.setattr(convert, '_BEGINNING', 0)
+    monkeypatch.setattr(convert, 'BEGINNING', 0)
     sink = fakes.FakeSink()
     with pytest.raises(errors.UnsafeImage, match='hides'):
         _convert(str(outer), 'qcow2', sink)

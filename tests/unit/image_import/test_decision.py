@@ -50,10 +50,10 @@ def small(tmp_path):
 
 
 def _decide(path, disk_format='qcow2', kinds=RBD, output_format='raw',
-            container_format='bare', **properties):
+            container_format='bare', unpacks=True, **properties):
     return decision.decide(
         image.Declaration(disk_format, container_format, properties), path,
-        kinds, output_format)
+        kinds, output_format, unpacks)
 
 
 def _default(name):
@@ -103,14 +103,49 @@ def test_formats_that_are_kept(path, disk_format, kinds, output_format):
 
 @pytest.mark.parametrize('output_format', ['raw', 'qcow2'])
 @pytest.mark.parametrize('disk_format', ['qcow2', 'raw', 'iso'])
-@pytest.mark.parametrize('container_format',
-                         sorted(set(CONTAINERS) - {'bare'}))
+@pytest.mark.parametrize('container_format, unpacks', [
+    *((name, True) for name in CONTAINERS if name not in (
+        'bare', 'ova', 'compressed')),
+    *((name, False) for name in CONTAINERS if name != 'bare')])
 def test_containers_are_kept(path, disk_format, container_format,
-                             output_format):
+                             output_format, unpacks):
     found = _decide(path, disk_format, output_format=output_format,
-                    container_format=container_format)
+                    container_format=container_format, unpacks=unpacks)
     assert found == decision.Decision(
         Action.KEEP, f'its container format is {container_format}', True)
+
+
+@pytest.mark.parametrize('container_format', ['ova', 'compressed'])
+@pytest.mark.parametrize('disk_format', CONVERTED)
+@pytest.mark.parametrize('kinds', OURS)
+def test_packages_into_stores_of_ours(small, disk_format, kinds,
+                                      container_format):
+    """However small they are."""
+    found = _decide(small, disk_format, kinds,
+                    container_format=container_format)
+    assert found == decision.Decision(Action.DIRECT)
+    assert decision.only_rbd(found, kinds).action is (
+        Action.DIRECT if set(kinds.values()) == {'sparse_rbd'}
+        else Action.KEEP)
+
+
+@pytest.mark.parametrize('container_format', ['ova', 'compressed'])
+@pytest.mark.parametrize('disk_format', CONVERTED)
+@pytest.mark.parametrize('kinds, output_format', [
+    *((kinds, 'raw') for kinds in OTHERS), (RBD, 'qcow2'), (STOCK, 'vmdk')])
+def test_packages_that_go_elsewhere(path, disk_format, kinds, output_format,
+                                    container_format):
+    found = _decide(path, disk_format, kinds, output_format,
+                    container_format=container_format)
+    assert found == decision.Decision(Action.STAGE)
+
+
+@pytest.mark.parametrize('container_format', ['ova', 'compressed'])
+def test_packages_that_are_kept_all_the_same(path, container_format):
+    for found in (_decide(path, 'iso', container_format=container_format),
+                  _decide(path, container_format=container_format, **SIGNED)):
+        assert found.action is Action.KEEP
+        assert found.concerns_owner
 
 
 SIGNED = dict.fromkeys((signature_utils.SIGNATURE,
@@ -214,7 +249,7 @@ def test_what_is_converted_already_is_kept(tmp_path, disk_format, kinds):
 def test_every_reason_is_part_of_a_sentence(path):
     for found in (_decide(path, 'iso'), _decide(path, **SIGNED),
                   _decide(path, 'raw', STOCK),
-                  _decide(path, container_format='ova')):
+                  _decide(path, container_format='ovf')):
         assert found.reason.startswith(('it ', 'its '))
         assert not found.reason.endswith('.')
 

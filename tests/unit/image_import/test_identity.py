@@ -93,6 +93,7 @@ def test_it_can_be_stopped(upload):
 def test_what_is_recorded():
     assert identity.properties(_declared(f'MD5:{MD5}'), 3) == {
         'os_glance_conversion_source_format': 'qcow2',
+        'os_glance_conversion_source_container': 'bare',
         'os_glance_conversion_source_size': '3',
         'os_glance_conversion_source_hash': f'md5:{MD5}'}
     assert identity.properties(_declared(), 3)[

@@ -16,6 +16,7 @@ from oslo_upgradecheck.upgradecheck import Code
 import pytest
 
 from glance_conversion_plugins.cmd.checks import environment
+from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.external import sandbox_exec
 
 REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
@@ -39,6 +40,7 @@ def qemu_says(tmp_path, monkeypatch):
     'qemu-img version 10.0.13\n\n'
     'Supported image formats:\n\n  qcow2 raw vdi\n  vhdx vmdk vpc',
 ], ids=['7.2', '10.0'])
+@pytest.mark.usefixtures('override')
 def test_formats_that_qemu_knows(qemu_says, said):
     qemu_says(said + REST)
     assert environment.programs().code == Code.SUCCESS
@@ -46,6 +48,17 @@ def test_formats_that_qemu_knows(qemu_says, said):
     result = environment.programs()
     assert result.code == Code.FAILURE
     assert 'can not read vmdk;' in result.details
+
+
+@pytest.mark.parametrize('unpack, code', [(True, Code.WARNING),
+                                          (False, Code.SUCCESS)])
+def test_a_decompressor_that_is_missing(override, monkeypatch, unpack, code):
+    override('unpack', unpack, 'conversion')
+    assert environment.programs().code == Code.SUCCESS
+    monkeypatch.setitem(decompressor.PROGRAMS, 'xz', ('no-such-xz', '-dc'))
+    result = environment.programs()
+    assert result.code == code
+    assert bool(result.details.count('no-such-xz')) is unpack
 
 
 @pytest.mark.parametrize('how, code', [

@@ -1,0 +1,256 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The disk in a package, which comes as a stream.
+
+How large it is shows at its end only, and so does whether all of it is there.
+A raw disk goes into its store as it comes; for all else a file is needed.
+"""
+
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import hashlib
+import itertools
+import os
+from typing import NamedTuple
+
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying.sinks import bounded
+from glance_conversion_plugins.copying.sinks import scratch
+from glance_conversion_plugins.copying import upload
+from glance_conversion_plugins.copying import watchdog
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import decompressor
+from glance_conversion_plugins.formats import archives
+from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import inspection
+from glance_conversion_plugins.formats import ova
+from glance_conversion_plugins.formats import vhd_footer
+from glance_conversion_plugins.formats import zip_directory
+from glance_conversion_plugins import units
+
+_PIECE = 1 << 20
+# What stands for an image in staging has so much.
+_LEAST = 4096
+# How much an image grows until it is asked again whether it may.
+_STEP = 1 << 30
+
+Chunks = Generator[bytes, None, None]
+
+_NO_DIGEST = digest.DigestSpec(None, checksum=False)
+
+
+class Package(NamedTuple):
+    """A file that holds a disk and is none."""
+
+    path: str
+    container_format: str       # 'compressed' or 'ova'
+    policy: detection.Policy
+
+    @property
+    def size(self) -> int:
+        return os.path.getsize(self.path)
+
+    def chunks(self, cancel: cancel_.Cancel) -> Chunks:
+        """The disk, in pieces; it is whole if none of them raises.
+
+        :raises errors.ImageRefused: if there is not one disk, or it is damaged
+        """
+        if self.container_format == 'ova':
+            return _member(self.path, cancel)
+        return _decompressed(self, cancel)
+
+
+def _member(path: str, cancel: cancel_.Cancel) -> Chunks:
+    disk = ova.find(path, cancel)
+    found = (hashlib.new(disk.algorithm, usedforsecurity=False)
+             if disk.algorithm else None)
+    left = disk.length
+    with open(path, 'rb', buffering=0) as f:
+        f.seek(disk.offset)
+        while left and (piece := f.read(min(left, _PIECE))):
+            if cancel.is_set():
+                raise errors.Cancelled('The conversion was stopped.')
+            if found:
+                found.update(piece)
+            left -= len(piece)
+            yield piece
+    if left:
+        raise errors.SourceFailed(
+            'The data of the image became shorter while it was read.')
+    if found:
+        ova.see_hash(found.hexdigest(), disk.digest)
+
+
+def _decompressed(package: Package, cancel: cancel_.Cancel) -> Chunks:
+    path, size = package.path, 0
+    kind = _compression(path)
+    wanted = zip_directory.member_size(path) if kind == 'zip' else None
+    # A second for each 2 MiB of the file, and for each 64 MiB of the largest
+    # disk that is allowed: zeros take next to nothing of a file.
+    seconds = (60 + package.size // (2 << 20)
+               + package.policy.max_virtual_size // (64 << 20))
+    for piece in decompressor.decompress(path, kind, seconds, cancel):
+        size += len(piece)
+        yield piece
+    if wanted not in (None, size):
+        raise errors.DamagedImage(
+            'The image is damaged: its archive does not hold what its '
+            'directory says.')
+
+
+def _compression(path: str) -> str:
+    with open(path, 'rb') as f:
+        head = archives.read_head(f)
+    kind = archives.compression(head)
+    if not kind:
+        # It may say what it is; else that it is nothing of these.
+        archives.refuse(head)
+        raise errors.FormatMismatch(
+            'The image is declared as compressed, but not by gzip, xz, '
+            'bzip2, zstd or zip; import it with the container format "bare".')
+    return kind
+
+
+def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
+          allow: Callable[[int], None], conversion: convert.Conversion
+          ) -> upload.Stored:
+    """Write the raw disk in a package into a sink, complete or not at all.
+
+    :param allow: asked again and again, and at the end, whether there may be
+        so many bytes; raises if not
+    """
+    return _fill(package, sink, spec,
+                 lambda chunks: _judged(chunks, package.policy), allow,
+                 conversion)
+
+
+def unpack(package: Package, path: str, conversion: convert.Conversion
+           ) -> None:
+    """Write whatever is in a package into a file, or leave none.
+
+    :param path: of the file, which must not exist
+    """
+    _fill(package, scratch.ScratchSink(path), _NO_DIGEST, _unpacked,
+          lambda size: None, conversion)
+
+
+def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
+          judge: Callable[[Iterator[bytes]], Iterator[bytes]],
+          allow: Callable[[int], None], conversion: convert.Conversion
+          ) -> upload.Stored:
+    target = bounded.Bounded(sink, bounded.allowed(
+        package.size, package.policy.max_expansion))
+    stopped, progress = cancel_.Cancel(), conversion.progress
+
+    def interrupt() -> None:
+        stopped.set()
+        target.interrupt()
+
+    def watched(chunks: Iterable[bytes]) -> Iterator[bytes]:
+        size, asked = 0, _STEP
+        for chunk in chunks:
+            size += len(chunk)
+            _see_small_enough(size, package.policy)
+            if size >= asked:
+                allow(size)
+                asked = size + _STEP
+            progress.reach(size, target.written)
+            yield chunk
+        allow(size)
+
+    progress.enter('Unpacking')
+    try:
+        with (conversion.cancel.interrupting(interrupt),
+              watchdog.watch(progress.position, interrupt),
+              conversion.clock.run('unpack'),
+              contextlib.closing(package.chunks(stopped)) as chunks):
+            stored = upload.upload(watched(judge(chunks)), target, 0,
+                                   digest.Digests(spec))
+    except BaseException:
+        target.abort()
+        raise
+    progress.reach(stored.size, target.written)
+    return stored
+
+
+def _see_small_enough(size: int, policy: detection.Policy) -> None:
+    if size > policy.max_virtual_size:
+        raise errors.TooLarge(
+            'The image is too large: in its archive there is more than the '
+            f'{units.amount(policy.max_virtual_size)} that are allowed.')
+
+
+def _beginning(chunks: Iterator[bytes], length: int) -> bytes:
+    """So much of a stream, or somewhat more."""
+    head = bytearray()
+    while len(head) < length and (chunk := next(chunks, b'')):
+        head += chunk
+    return bytes(head)
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass on what is no archive again."""
+    head = _beginning(chunks, archives.HEAD)
+    archives.refuse(head)
+    return itertools.chain([head], chunks)
+
+
+def _judged(chunks: Iterator[bytes], policy: detection.Policy
+            ) -> Iterator[bytes]:
+    """Pass on what is a raw disk, and see to its end that it is one.
+
+    Almost all else shows in the beginning, before anything is written.
+    """
+    head = _beginning(chunks, convert.BEGINNING)
+    archives.refuse(head)
+    if len(head) < _LEAST:
+        raise errors.DamagedImage(
+            'The image is too small: in its archive there is less than '
+            '4 KiB.')
+    result = detection.ResultInspector(policy)
+    result.update(memoryview(head))
+    is_certain = len(head) < convert.BEGINNING or not result.is_undecided
+    if is_certain:
+        _see_raw(result)
+    return _rest(head, chunks, None if is_certain else result)
+
+
+def _rest(head: bytes, chunks: Iterator[bytes],
+          result: detection.ResultInspector | None) -> Iterator[bytes]:
+    """Pass on all, and look at it for as long as it is not certain."""
+    tail = head[-vhd_footer.SECTOR:]
+    yield head
+    for chunk in chunks:
+        if result:
+            result.update(memoryview(chunk))
+            if not result.is_undecided:
+                _see_raw(result)
+                result = None
+        tail = (tail + chunk[-vhd_footer.SECTOR:])[-vhd_footer.SECTOR:]
+        yield chunk
+    if result:
+        _see_raw(result)
+    # The last sector of a fixed VHD is none of its disk.
+    if vhd_footer.is_footer(tail):
+        raise inspection.mismatch('vhd', 'raw')
+
+
+def _see_raw(result: detection.ResultInspector) -> None:
+    if (found := result.name()) != 'raw':
+        raise inspection.mismatch(found, 'raw')

@@ -1,0 +1,113 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What a zip archive says that it holds.
+
+Its directory is at the end, and says how much there is of the one file that
+is read here. The layout is that of PKWARE's APPNOTE, with its large numbers.
+"""
+
+import os
+import struct
+from typing import BinaryIO
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
+
+_END = struct.Struct('<4sHHHHIIH')
+_LARGE_END = struct.Struct('<4sQHHIIQQQQ')
+_LOCATOR = struct.Struct('<4sIQI')
+_ENTRY = struct.Struct('<4sHHHHHHIIIHHHHHII')
+_LONGEST_COMMENT = 0xffff
+_NARROW, _NARROW_COUNT = 0xffffffff, 0xffff     # for what is said elsewhere
+_ENCRYPTED = 1 | 1 << 6 | 1 << 13               # flags
+_LARGE = 1                                      # of the extra fields
+# Stored, deflated, by Windows, and by bzip2: what unzip knows.
+_METHODS = {0, 8, 9, 12}
+
+
+def member_size(path: str) -> int:
+    """How large the only file in an archive is, in bytes.
+
+    :raises errors.UnsafeImage: if there is another number of files, or it
+        can not be read
+    :raises errors.DamagedImage: if the archive is not whole
+    """
+    size = os.path.getsize(path)
+    with open(path, 'rb') as f:
+        count, offset = _directory(f, size)
+        if count != 1:
+            raise errors.UnsafeImage(
+                f'The image is refused: its archive has {count} files, and '
+                'an image is one disk; compress that alone.')
+        return _member_size(f, offset)
+
+
+def _directory(f: BinaryIO, size: int) -> tuple[int, int]:
+    """How many files there are, and where the directory begins."""
+    start = max(0, size - _END.size - _LONGEST_COMMENT)
+    tail = binary.read(f, start, size - start)
+    at = len(tail)
+    while (at := tail.rfind(b'PK\5\6', 0, at)) >= 0:
+        if len(tail) - at >= _END.size:
+            *_, count, _, offset, comment = _END.unpack_from(tail, at)
+            if at + _END.size + comment == len(tail):
+                break
+    else:
+        raise errors.DamagedImage(
+            'The image is damaged or truncated: the directory at the end of '
+            'its archive is missing.')
+    if count == _NARROW_COUNT or offset == _NARROW:
+        return _large_directory(f, start + at)
+    return count, offset
+
+
+def _large_directory(f: BinaryIO, end: int) -> tuple[int, int]:
+    magic, _, at, _ = _LOCATOR.unpack(
+        binary.read(f, max(0, end - _LOCATOR.size), _LOCATOR.size))
+    if magic != b'PK\6\7':
+        raise binary.senseless('archive')
+    fields = _LARGE_END.unpack(binary.read(f, at, _LARGE_END.size))
+    if fields[0] != b'PK\6\6':
+        raise binary.senseless('archive')
+    return fields[7], fields[9]
+
+
+def _member_size(f: BinaryIO, offset: int) -> int:
+    fields = _ENTRY.unpack(binary.read(f, offset, _ENTRY.size))
+    magic, flags, method, size = fields[0], fields[3], fields[4], fields[9]
+    name, extra = fields[10], fields[11]
+    if magic != b'PK\1\2':
+        raise binary.senseless('archive')
+    if flags & _ENCRYPTED:
+        raise errors.UnsafeImage(
+            'The image is refused: its archive is encrypted.')
+    if method not in _METHODS:
+        raise errors.UnsafeImage(
+            'The image is refused: its archive is compressed by a method '
+            f'that is not read here ({method}); use that of every zip '
+            '("deflate").')
+    if size != _NARROW:
+        return int(size)
+    data = binary.read(f, offset + _ENTRY.size + name, extra)
+    return _large_size(data)
+
+
+def _large_size(extra: bytes) -> int:
+    """The first of the large numbers is that of the file's own size."""
+    at = 0
+    while at + 12 <= len(extra):
+        kind, length = struct.unpack_from('<HH', extra, at)
+        if kind == _LARGE:
+            return int(struct.unpack_from('<Q', extra, at + 4)[0])
+        at += 4 + length
+    raise binary.senseless('archive')

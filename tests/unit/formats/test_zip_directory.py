@@ -1,0 +1,120 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The one file of a zip archive."""
+
+import io
+import zipfile
+
+import pytest
+
+from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import zip_directory
+from tests.contract import packages
+from tests.hostile import build
+
+DATA = build.noise(10_000) + bytes(50_000)
+
+
+def _size(tmp_path, data):
+    path = tmp_path / 'a.zip'
+    path.write_bytes(data)
+    return zip_directory.member_size(str(path))
+
+
+def _made(method=zipfile.ZIP_DEFLATED, comment=b'', **kwargs):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, 'w', method) as archive:
+        with archive.open('disk', 'w', **kwargs) as f:
+            f.write(DATA)
+        archive.comment = comment
+    return made.getvalue()
+
+
+@pytest.mark.parametrize('options', [(), ('-0',), ('-9',), ('-Z', 'bzip2'),
+                                     ('-fz',)], ids=str)
+def test_archives_by_the_tool(tmp_path, options):
+    data = packages.zipped({'disk': DATA}, *options)
+    assert _size(tmp_path, data) == len(DATA)
+
+
+def test_archives_of_large_numbers(tmp_path):
+    data = bytearray(_made(force_zip64=True))
+    assert _size(tmp_path, bytes(data)) == len(DATA)
+
+
+def _large(data):
+    """The same archive, with its directory's numbers where large ones are."""
+    end = data.rindex(b'PK\5\6')
+    at = data.index(b'PK\1\2')
+    entry = bytearray(data[at:end])
+    entry[20:28] = b'\xff' * 8
+    entry[30:32] = (20).to_bytes(2, 'little')
+    entry += b'\1\0\x10\0' + len(DATA).to_bytes(8, 'little') + bytes(8)
+    place = at + len(entry)
+    return (data[:at] + bytes(entry)
+            + zip_directory._LARGE_END.pack(b'PK\6\6', 44, 45, 45, 0, 0, 1, 1,
+                                            len(entry), at)
+            + zip_directory._LOCATOR.pack(b'PK\6\7', 0, place, 1)
+            + zip_directory._END.pack(b'PK\5\6', 0, 0, 0xffff, 0xffff,
+                                      len(entry), 0xffffffff, 0))
+
+
+def test_a_directory_of_large_numbers(tmp_path):
+    assert _size(tmp_path, _large(_made())) == len(DATA)
+
+
+def test_large_numbers_that_are_not_there(tmp_path):
+    data = _large(_made())
+    for magic in (b'PK\6\6', b'PK\6\7', b'PK\1\2', b'\1\0\x10\0'):
+        with pytest.raises(errors.DamagedImage):
+            _size(tmp_path, data.replace(magic, b'PK\7\7'))
+
+
+@pytest.mark.parametrize('comment', [b'', b'of a tool', b'PK\5\6' * 20,
+                                     b'x' * 0xffff])
+def test_a_comment(tmp_path, comment):
+    assert _size(tmp_path, _made(comment=comment)) == len(DATA)
+
+
+def test_another_number_of_files(tmp_path):
+    for count in (0, 2, 3):
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, 'w') as archive:
+            for number in range(count):
+                archive.writestr(str(number), b'x')
+        with pytest.raises(errors.UnsafeImage, match=f'has {count} files'):
+            _size(tmp_path, made.getvalue())
+
+
+def test_an_encrypted_one(tmp_path):
+    data = packages.zipped({'disk': DATA}, '-P', 'secret')
+    with pytest.raises(errors.UnsafeImage, match='encrypted'):
+        _size(tmp_path, data)
+
+
+def test_a_method_that_unzip_does_not_know(tmp_path):
+    with pytest.raises(errors.UnsafeImage, match='not read here .14.'):
+        _size(tmp_path, _made(zipfile.ZIP_LZMA))
+
+
+def test_every_beginning_is_refused(tmp_path):
+    whole = _made()
+    for length in (0, 1, 21, 22, 100, 1000, *range(len(whole) - 80,
+                                                   len(whole))):
+        with pytest.raises(errors.DamagedImage):
+            _size(tmp_path, whole[:length])
+
+
+def test_what_follows_the_end(tmp_path):
+    with pytest.raises(errors.DamagedImage, match='directory at the end'):
+        _size(tmp_path, _made() + b'x')
