@@ -31,6 +31,9 @@ from cloud import ini
 
 MIB = 2 ** 20
 
+# What an import may start, as the kernel names them.
+PROGRAMS = ('qemu', 'gzip', 'xz', 'bzip2', 'zstd', 'unzip')
+
 # Options with which an import fills one store, or two at once.
 STORES_AT_ONCE = [
     pytest.param({}, id='1'),
@@ -276,14 +279,14 @@ class Service:
         return sorted(os.listdir(self.cloud.glance.staging))
 
     def qemu_processes(self):
-        """Pids of qemu programs that conversions of this Glance started.
+        """Pids of programs that conversions of this Glance started.
 
         Others on the machine may convert too; ours only ever open what lies
         in our staging, which tells them apart even when their owner is dead.
         """
         folder = f'{self.cloud.glance.staging}/'.encode()
         return [int(pid) for pid in os.listdir('/proc') if pid.isdigit()
-                and comm(pid).startswith('qemu') and is_conversion(pid)
+                and comm(pid).startswith(PROGRAMS) and is_conversion(pid)
                 and folder in proc(pid, 'cmdline')]
 
     def present(self):

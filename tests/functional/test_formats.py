@@ -157,9 +157,8 @@ def test_what_is_not_as_it_should_be(glance, images, make, stores):
     ('ari', 'ari', 'container format is ari'),
     ('ploop', 'bare', 'disk format is ploop'),
     ('qcow2', 'ovf', 'container format is ovf'),
-    ('vmdk', 'ova', 'container format is ova'),
     ('raw', 'docker', 'container format is docker'),
-    ('raw', 'compressed', 'container format is compressed'),
+    ('iso', 'compressed', 'disk format is iso'),
 ])
 def test_what_is_kept_as_it_was_uploaded(glance, images, disk_format,
                                          container_format, reason):

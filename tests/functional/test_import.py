@@ -232,6 +232,7 @@ def test_the_upload_that_was_expected(glance, images, algorithm):
     assert {name: found for name, found in image.items()
             if name.startswith(SOURCE)} == {
                 f'{SOURCE}format': 'qcow2',
+                f'{SOURCE}container': 'bare',
                 f'{SOURCE}size': str(qcow2.stat().st_size),
                 f'{SOURCE}hash': f'{algorithm}:{value}'}
 

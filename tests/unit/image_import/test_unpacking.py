@@ -13,7 +13,9 @@
 """What becomes of an image that is uploaded in a package."""
 
 import os
+import types
 
+from glance.async_.flows.plugins import image_decompression
 import pytest
 
 from glance_conversion_plugins.copying import convert
@@ -213,3 +215,53 @@ def test_programs_have_to_be_confined(tmp_path, store, override, monkeypatch):
     context = _context(tmp_path, _packed(DISK, 'compressed'), 'raw',
                        'compressed', store)
     _fails(tmp_path, errors.Misconfigured, Action.DIRECT, context)
+
+
+# What stock's own plugin does before ours, or after it.
+def _by_stock(path, container_format):
+    class Repo:
+        saved = None
+
+        def get(self, image_id):
+            return types.SimpleNamespace(container_format=container_format,
+                                         size=None)
+
+        def save(self, image):
+            self.saved = image.size
+
+    repo = Repo()
+    task = image_decompression._DecompressImage(None, 'task', 'import', repo,
+                                                ID)
+    assert task.execute(f'file://{path}') == f'file://{path}'
+    return repo.saved
+
+
+@pytest.mark.parametrize('kind', ['gzip', 'zip'])
+def test_stock_leaves_us_what_is_declared_as_compressed(tmp_path, store,
+                                                        kind):
+    data = packages.compressed(kind, DISK)
+    context = _context(tmp_path, data, 'raw', 'compressed', store)
+    assert _by_stock(context.path, 'compressed') is None
+    unpacking.execute(Action.DIRECT, context)
+    assert store.content() == DISK
+
+
+@pytest.mark.parametrize('kind', ['gzip', 'zip'])
+def test_stock_unpacks_what_is_declared_as_bare(tmp_path, store, kind):
+    data = packages.compressed(kind, DISK)
+    context = _context(tmp_path, data, 'raw', 'bare', store)
+    assert _by_stock(context.path, 'bare') == len(DISK)
+    execution.execute(Action.DIRECT, context)
+    assert store.content() == DISK
+
+
+def test_stock_finds_nothing_to_do_after_us(tmp_path):
+    made = placeholder.Placeholder(str(tmp_path), placeholder.Header(
+        ID, 'task', 'raw', 'compressed'))
+    made.create()
+    with open(made.path, 'rb') as f:
+        before = f.read()
+    assert _by_stock(made.path, 'bare') is None
+    with open(made.path, 'rb') as f:
+        assert f.read() == before
+    made.remove()

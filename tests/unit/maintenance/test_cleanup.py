@@ -712,10 +712,12 @@ def test_what_became_of_an_upload_goes_with_its_placeholder(staging):
     image_id = databases.add_image('queued')
     made = _placeholder(staging, image_id)
     converted = _stage(staging, f'{image_id}.qcow2')
+    unpacked = _stage(staging, f'{image_id}.unpacked')
     other = _stage(staging, f'{databases.add_image("queued")}.qcow2')
     upload = _stage(staging, image_id)
     found = _staged()
-    assert found.keys() == {made.path, str(converted), str(upload)}
+    assert found.keys() == {made.path, str(converted), str(unpacked),
+                            str(upload)}
     for remedy in found.values():
         remedy()
     assert [*staging.iterdir()] == [other]
