@@ -148,6 +148,8 @@ def unpack(package: Package, path: str, conversion: convert.Conversion
     """
     _fill(package, scratch.ScratchSink(path), _NO_DIGEST, _unpacked,
           lambda size: None, conversion)
+    # What is written yet is no part of the result.
+    conversion.progress.reach(0, 0)
 
 
 def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,

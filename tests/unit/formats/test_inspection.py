@@ -142,7 +142,8 @@ def test_raw(tmp_path, content):
     path = tmp_path / 'disk'
     path.write_bytes(content)
     info = inspection.inspect(str(path), 'raw', POLICY)
-    assert info == (str(path), 'raw', len(content), len(content), 0, (), True)
+    assert info == (str(path), 'raw', len(content), len(content), 0, (), True,
+                    0)
     inspection.check_intact(info)
 
 

@@ -58,10 +58,20 @@ class _Store:
     def __init__(self):
         self.place = {}
         self.sinks = []
+        self.written = 0
 
     def sink(self, image_id, task_id):
-        self.sinks.append(memory.MemorySink(self.place, image_id))
-        return self.sinks[-1]
+        sink = memory.MemorySink(self.place, image_id)
+        write = sink.write
+
+        def counting(view, offset):
+            written = write(view, offset)
+            self.written += written
+            return written
+
+        sink.write = counting
+        self.sinks.append(sink)
+        return sink
 
     def content(self):
         self.sinks[-1].publish()
@@ -113,6 +123,7 @@ def test_into_stores_of_ours(tmp_path, store, disk_format, container_format):
     assert result.message.startswith(
         f'Converted {container_format} {disk_format} to raw: 5 MiB, ')
     assert context.image.asked == [len(DISK)]
+    assert context.conversion.progress.written == store.written
     # The upload, which the task removes, and nothing else.
     assert os.listdir(tmp_path) == [ID]
 
