@@ -135,9 +135,11 @@ def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
     :param allow: asked again and again, and at the end, whether there may be
         so many bytes; raises if not
     """
-    return _fill(package, sink, spec,
-                 lambda chunks: _judged(chunks, package.policy), allow,
-                 conversion)
+    policy = package.policy
+    return _fill(
+        package, sink, spec, lambda chunks: _limited(
+            _judged(chunks, policy), policy.max_virtual_size),
+        allow, conversion)
 
 
 def unpack(package: Package, path: str, conversion: convert.Conversion
@@ -146,7 +148,10 @@ def unpack(package: Package, path: str, conversion: convert.Conversion
 
     :param path: of the file, which must not exist
     """
-    _fill(package, scratch.ScratchSink(path), _NO_DIGEST, _unpacked,
+    # Of the largest disk that is allowed a file has some more, as of tables.
+    most = package.policy.max_virtual_size * 5 // 4 + (64 << 20)
+    _fill(package, scratch.ScratchSink(path), _NO_DIGEST,
+          lambda chunks: _limited(_unpacked(chunks), most),
           lambda size: None, conversion)
     # What is written yet is no part of the result.
     conversion.progress.reach(0, 0)
@@ -168,7 +173,6 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
         size, asked = 0, _STEP
         for chunk in chunks:
             size += len(chunk)
-            _see_small_enough(size, package.policy)
             if size >= asked:
                 allow(size)
                 asked = size + _STEP
@@ -191,11 +195,15 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
     return stored
 
 
-def _see_small_enough(size: int, policy: detection.Policy) -> None:
-    if size > policy.max_virtual_size:
-        raise errors.TooLarge(
-            'The image is too large: in its archive there is more than the '
-            f'{units.amount(policy.max_virtual_size)} that are allowed.')
+def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > most:
+            raise errors.TooLarge(
+                'The image is too large: in its archive there is more than '
+                f'the {units.amount(most)} that are allowed.')
+        yield chunk
 
 
 def _beginning(chunks: Iterator[bytes], length: int) -> bytes:

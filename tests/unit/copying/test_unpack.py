@@ -349,11 +349,21 @@ def test_zeros_are_no_data(tmp_path, monkeypatch):
 
 def test_far_too_large_a_disk(tmp_path):
     policy = POLICY._replace(max_virtual_size=8 * MIB)
-    package = _package(tmp_path, _bomb(b'\0'), policy=policy)
-    words = 'more than the 8 MiB that are allowed'
-    sink = _refused(package, errors.TooLarge, words)
+    package = _package(tmp_path, _bomb(b'\0', 128 * MIB), policy=policy)
+    sink = _refused(package, errors.TooLarge,
+                    'more than the 8 MiB that are allowed')
     assert sum(c[2] for c in sink.calls if c[0] == 'zero') <= 8 * MIB
-    _not_unpacked(package, errors.TooLarge, words)
+    _not_unpacked(package, errors.TooLarge,
+                  'more than the 74 MiB that are allowed')
+
+
+def test_a_file_may_be_larger_than_its_disk(tmp_path):
+    data = build.image('vhd', 'subformat=fixed', 'force_size=on')
+    package = _package(tmp_path, packages.compressed('zstd', data),
+                       policy=POLICY._replace(
+                           max_virtual_size=len(data) - 512))
+    unpack.unpack(package, str(tmp_path / 'new'), convert.Conversion())
+    assert (tmp_path / 'new').read_bytes() == data
 
 
 def test_it_is_asked_as_the_disk_grows(tmp_path, monkeypatch):
@@ -361,7 +371,9 @@ def test_it_is_asked_as_the_disk_grows(tmp_path, monkeypatch):
     asked = []
     _store(_package(tmp_path, _bomb(b'\0')), fakes.FakeSink(),
            allow=asked.append)
-    assert len(asked) == 5
+    # How long a piece is depends on who is faster.
+    assert len(asked) in (4, 5)
+    assert 8 * MIB <= asked[0] < 9 * MIB
     assert asked == sorted(asked)
     assert asked[-1] == 32 * MIB
 

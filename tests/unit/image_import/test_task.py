@@ -15,9 +15,12 @@
 from glance.async_.flows import api_image_import
 import pytest
 
+from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import task
+from glance_conversion_plugins.image_import import unpacking
 from glance_conversion_plugins.stores import adoption
 from glance_conversion_plugins.stores import placeholder
 from tests.unit import databases
@@ -130,3 +133,17 @@ def test_an_upload_that_another_plugin_has_kept_is_its_owners(
     found = compat.image_repo().get(image_id)
     assert (found.status, found.disk_format) == (
         ('queued', 'qcow2') if is_nobodys else ('uploading', 'raw'))
+
+
+@pytest.mark.parametrize('container_format, work', [
+    ('bare', execution.execute), ('ova', unpacking.execute),
+    ('compressed', unpacking.execute)])
+def test_packages_are_unpacked(tmp_path, container_format, work):
+    declaration = image_.Declaration('raw', container_format, {})
+    context = execution.Context(
+        image_.ImportRequest('image', 'task', [], True), _Image(),
+        declaration, str(tmp_path / 'image'), {}, placeholder.Placeholder(
+            str(tmp_path), placeholder.Header('image', 'task', 'raw',
+                                              container_format)),
+        convert.Conversion())
+    assert task._work(context) is work
