@@ -34,6 +34,7 @@ from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 
@@ -68,7 +69,7 @@ class Conversion:
 def open_source(image: inspection.ImageInfo,
                 cancel: cancel_.Cancel = cancel_.NEVER) -> sources.Source:
     """Open an inspected image, unless that is cancelled."""
-    if image.disk_format == 'raw':
+    if image.disk_format == 'raw' and isinstance(image.path, str):
         return file_source.FileSource(image.path)
     if image.disk_format == 'vhdx':
         return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size,
@@ -77,10 +78,11 @@ def open_source(image: inspection.ImageInfo,
                                 cancel=cancel)
 
 
-def inspect(path: str, disk_format: str, policy: detection.Policy,
+def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
             conversion: Conversion) -> inspection.ImageInfo:
     """Inspect a file of ours; a log in it is replayed in its place before.
 
+    :raises errors.LogNotReplayed: of a part of a file, which can not grow
     :raises errors.ImageRefused: names the rule that the image breaks
     """
     with conversion.clock.run('inspect'):
@@ -88,6 +90,8 @@ def inspect(path: str, disk_format: str, policy: detection.Policy,
             return inspection.inspect(path, disk_format, policy,
                                       conversion.cancel)
         except errors.LogNotReplayed:
+            if not isinstance(path, str):
+                raise
             conversion.progress.enter('Replaying the log of the image')
             conversion.remarks += inspection.replay(path, disk_format,
                                                     conversion.cancel)

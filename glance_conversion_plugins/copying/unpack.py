@@ -37,6 +37,7 @@ from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.formats import archives
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import ova
@@ -125,6 +126,21 @@ def _compression(path: str) -> str:
             'The image is declared as compressed, but not by gzip, xz, '
             'bzip2, zstd or zip; import it with the container format "bare".')
     return kind
+
+
+def see_part(package: Package, conversion: convert.Conversion
+             ) -> binary.Part:
+    """Find the disk in an OVA, and see that it has its checksum, if any.
+
+    :raises errors.ImageRefused: if not
+    """
+    disk = ova.find(package.path, conversion.cancel)
+    if disk.algorithm:
+        conversion.progress.enter('Checking the upload', disk.length)
+        with contextlib.closing(package.chunks(conversion.cancel)) as chunks:
+            for chunk in chunks:
+                conversion.progress.advance(len(chunk))
+    return binary.Part(package.path, disk.offset, disk.length)
 
 
 def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,

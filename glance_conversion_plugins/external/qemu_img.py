@@ -61,6 +61,7 @@ class Image(NamedTuple):
     driver: str                         # qemu's name of the format
     options: Mapping[str, str] = {}     # of that driver
     length: int = 0                     # of it in the file; 0: all of that
+    offset: int = 0                     # where it begins there
 
     @property
     def node(self) -> str:
@@ -76,7 +77,8 @@ class Image(NamedTuple):
             # what is staged after a crash of this node.
             file['cache'] = {'no-flush': True}
         if self.length:
-            file = {'driver': 'raw', 'offset': 0, 'size': self.length,
+            file = {'driver': 'raw', 'offset': self.offset,
+                    'size': self.length,
                     'read-only': True, 'file': file}
         tree: dict[str, Any] = {
             'driver': self.driver,

@@ -16,10 +16,67 @@ from collections.abc import Callable
 import io
 import os
 import time
+from typing import Any
 from typing import BinaryIO
+from typing import cast
+from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
+
+
+class Part(NamedTuple):
+    """A range of a file that is an image by itself."""
+
+    path: str
+    offset: int
+    length: int         # in bytes
+
+
+# A file, or a part of one.
+Where = str | Part
+
+
+def size(where: Where) -> int:
+    """How large a file, or a part of one, is in bytes."""
+    return os.path.getsize(where) if isinstance(where, str) else where.length
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, read as if there were no more."""
+
+    def __init__(self, part: Part, go_on: Callable[[], None]) -> None:
+        self._fd = -1
+        self._part = part
+        self._at = 0
+        self._go_on = go_on
+        self._fd = os.open(part.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at,
+                os.SEEK_END: self._part.length}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        self._go_on()
+        left = max(0, self._part.length - self._at)
+        view = memoryview(buffer)[:left]
+        count = os.preadv(self._fd, [view], self._part.offset + self._at)
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        super().close()
 
 
 class _Guarded(io.FileIO):
@@ -36,8 +93,8 @@ class _Guarded(io.FileIO):
         return super().readinto(buffer)
 
 
-def opened(path: str, cancel: cancel_.Cancel) -> BinaryIO:
-    """Open a file to walk its tables, for as long as its size is worth.
+def opened(where: Where, cancel: cancel_.Cancel = cancel_.NEVER) -> BinaryIO:
+    """Open what has tables, to walk them for as long as its size is worth.
 
     A second for each 16 MiB is what qemu may take too, and several times of
     what a file takes that consists of tables.
@@ -46,7 +103,7 @@ def opened(path: str, cancel: cancel_.Cancel) -> BinaryIO:
         and errors.TooLarge when all that time is spent
     """
     # Of this thread: that others want the processor is nobody's fault.
-    end = time.thread_time() + seconds(os.path.getsize(path))
+    end = time.thread_time() + seconds(size(where))
 
     def go_on() -> None:
         if cancel.is_set():
@@ -56,12 +113,14 @@ def opened(path: str, cancel: cancel_.Cancel) -> BinaryIO:
                 'The image takes too long to look at: its tables are far too '
                 'large.')
 
-    return io.BufferedReader(_Guarded(path, go_on))
+    if isinstance(where, str):
+        return io.BufferedReader(_Guarded(where, go_on))
+    return cast(BinaryIO, io.BufferedReader(_Window(where, go_on)))
 
 
-def seconds(size: int) -> int:
+def seconds(length: int) -> int:
     """CPU seconds that the tables of a file of so many bytes are worth."""
-    return 60 + size // (16 << 20)
+    return 60 + length // (16 << 20)
 
 
 def read(f: BinaryIO, offset: int, length: int) -> bytes:

@@ -81,7 +81,7 @@ class Found(NamedTuple):
     keeps_rules: bool       # all of the inspectors, so that Glance takes it
 
 
-def detect(path: str, policy: Policy,
+def detect(path: binary.Where, policy: Policy,
            cancel: cancel_.Cancel = cancel_.NEVER) -> Found:
     """Find the one format that a file has, and see that it is safe.
 
@@ -144,7 +144,7 @@ def check_result(path: str, disk_format: str, policy: Policy) -> None:
         raise _hidden(found.name)
 
 
-def _inspect(path: str, policy: Policy, cancel: cancel_.Cancel
+def _inspect(path: binary.Where, policy: Policy, cancel: cancel_.Cancel
              ) -> tuple[format_inspector.FileInspector, list[str]]:
     """Find the one format that a file has, and the rules that it breaks."""
     try:

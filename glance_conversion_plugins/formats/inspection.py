@@ -16,7 +16,6 @@ Its content decides first, then its tables, then qemu; each sees only what the
 one before has passed.
 """
 
-import os
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
@@ -48,7 +47,7 @@ HINTS = {
 }
 
 
-def for_qemu(path: str, disk_format: str) -> qemu_img.Image:
+def for_qemu(path: binary.Where, disk_format: str) -> qemu_img.Image:
     """An image as qemu is to open it.
 
     :param disk_format: one of ``DRIVERS``
@@ -57,24 +56,33 @@ def for_qemu(path: str, disk_format: str) -> qemu_img.Image:
     if disk_format == 'vhd':
         view = _vhd_view(path)
         by = 'chs' if view.by_geometry else 'current_size'
-        return qemu_img.Image(path, driver, {'force_size_calc': by},
-                              view.length)
+        return _within(path, qemu_img.Image(
+            '', driver, {'force_size_calc': by}, view.length))
     length = 0
     if disk_format == 'vmdk':
-        with open(path, 'rb') as f:
-            length = vmdk.image_length(f, os.path.getsize(path))
-    return qemu_img.Image(path, driver, length=length)
+        with binary.opened(path) as f:
+            length = vmdk.image_length(f, binary.size(path))
+    return _within(path, qemu_img.Image('', driver, length=length))
 
 
-def _vhd_view(path: str) -> vhd.View:
-    with open(path, 'rb') as f:
-        return vhd.view(f, os.path.getsize(path))
+def _within(where: binary.Where, image: qemu_img.Image) -> qemu_img.Image:
+    """Say where the file of an image is, or the part of one."""
+    if isinstance(where, str):
+        return image._replace(path=where)
+    # qemu takes whole sectors, and what is around a part has them.
+    return image._replace(path=where.path, offset=where.offset, length=(
+        image.length or -(-where.length // 512) * 512))
+
+
+def _vhd_view(path: binary.Where) -> vhd.View:
+    with binary.opened(path) as f:
+        return vhd.view(f, binary.size(path))
 
 
 class ImageInfo(NamedTuple):
     """An image that passed inspection."""
 
-    path: str
+    path: binary.Where
     disk_format: str
     virtual_size: int       # in bytes
     file_size: int          # in bytes
@@ -88,7 +96,7 @@ class ImageInfo(NamedTuple):
         return for_qemu(self.path, self.disk_format)
 
 
-def inspect(path: str, disk_format: str, policy: detection.Policy,
+def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
             cancel: cancel_.Cancel = cancel_.NEVER, *, replayed: bool = False
             ) -> ImageInfo:
     """Look at a file without trusting it.
@@ -99,7 +107,7 @@ def inspect(path: str, disk_format: str, policy: detection.Policy,
     :raises errors.LogNotReplayed: if ``replay`` has to be called before
     :raises errors.ImageRefused: names the rule that the image breaks
     """
-    file_size = os.path.getsize(path)
+    file_size = binary.size(path)
     if not file_size:
         raise errors.DamagedImage('The image is empty: it has no content.')
     found = find_format(path, policy, cancel)
@@ -121,7 +129,7 @@ def inspect(path: str, disk_format: str, policy: detection.Policy,
                      found.keeps_rules and found.name == disk_format)
 
 
-def find_format(path: str, policy: detection.Policy,
+def find_format(path: binary.Where, policy: detection.Policy,
                 cancel: cancel_.Cancel = cancel_.NEVER) -> detection.Found:
     """Find what a file is.
 
@@ -134,11 +142,11 @@ def find_format(path: str, policy: detection.Policy,
     return found
 
 
-def _check_format(path: str, found: str, disk_format: str) -> None:
+def _check_format(path: binary.Where, found: str, disk_format: str) -> None:
     if found in ('raw', 'vmdk'):
         vmdk_text.explain(path)
     if found == 'raw':
-        with open(path, 'rb') as f:
+        with binary.opened(path) as f:
             archives.refuse(archives.read_head(f))
     if found == disk_format:
         return
@@ -164,7 +172,7 @@ def _check_size(virtual_size: int, policy: detection.Policy) -> None:
             'are allowed.')
 
 
-def _describe(path: str, disk_format: str, policy: detection.Policy,
+def _describe(path: binary.Where, disk_format: str, policy: detection.Policy,
               cancel: cancel_.Cancel) -> tuple[int, int]:
     """Ask qemu for the virtual size and the cluster size, in bytes."""
     info = qemu_img.info(for_qemu(path, disk_format), cancel)

@@ -23,7 +23,6 @@ The layout is that of qemu's docs/interop/qcow2.txt.
 
 from array import array
 from collections.abc import Iterator
-import os
 import struct
 import sys
 from typing import BinaryIO
@@ -113,7 +112,8 @@ def check(f: BinaryIO, size: int) -> list[str]:
     return []
 
 
-def check_tables(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+def check_tables(path: binary.Where, cancel: cancel_.Cancel = cancel_.NEVER
+                 ) -> None:
     """Refuse an image that does not say where all of its content is.
 
     Every table and every cluster has a place of its own within the file.
@@ -121,7 +121,7 @@ def check_tables(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> None:
 
     :raises errors.DamagedImage: names what is wrong
     """
-    size = os.path.getsize(path)
+    size = binary.size(path)
     with binary.opened(path, cancel) as f:
         header = _read_header(f)
         places = _Places(size, header.cluster)
@@ -207,14 +207,15 @@ def _take_clusters(f: BinaryIO, header: _Header, places: _Places, table: int
             places.take(entry & _OFFSET)
 
 
-def ends_early(path: str, cancel: cancel_.Cancel = cancel_.NEVER) -> bool:
+def ends_early(path: binary.Where, cancel: cancel_.Cancel = cancel_.NEVER
+               ) -> bool:
     """Say whether the last compressed cluster goes beyond the file's end.
 
     A file may end within the last sector of that cluster, for its stream
     seldom fills it; then the stream decides. Several small clusters may end
     in one sector, and the one that begins last is cut off first.
     """
-    size = os.path.getsize(path)
+    size = binary.size(path)
     with binary.opened(path, cancel) as f:
         header = _read_header(f)
         last = max(_compressed(f, header, size), default=None)

@@ -41,7 +41,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], list[str]]] = {
 }
 
 
-def check(path: str, disk_format: str, size: int,
+def check(path: binary.Where, disk_format: str, size: int,
           cancel: cancel_.Cancel = cancel_.NEVER) -> list[str]:
     """Refuse an image for its tables, before qemu sees it.
 

@@ -19,7 +19,6 @@ byte.
 
 from collections.abc import Iterator
 import io
-import os
 import struct
 from typing import BinaryIO
 from typing import NamedTuple
@@ -134,12 +133,12 @@ def is_footer(data: bytes) -> bool:
     return find_fixed(io.BytesIO(data), len(data)) is not None
 
 
-def is_fixed(path: str, window: int = 0) -> bool:
+def is_fixed(path: binary.Where, window: int = 0) -> bool:
     """Say whether a file ends with the footer of a fixed VHD.
 
     :param window: how many bytes may follow the footer
     """
-    size = os.path.getsize(path)
-    with open(path, 'rb') as f:
+    size = binary.size(path)
+    with binary.opened(path) as f:
         found = find_fixed(f, size)
     return found is not None and size - found[0] <= SECTOR + window

@@ -68,7 +68,7 @@ class _Entry(NamedTuple):
     file_size: int              # that was certain by then, in bytes
 
 
-def check(path: str) -> None:
+def check(path: binary.Where) -> None:
     """Refuse an image whose log may have to be replayed before it is read.
 
     One that was closed may keep its log's name, and has no entry of it.
@@ -76,7 +76,7 @@ def check(path: str) -> None:
 
     :raises errors.LogNotReplayed: if so
     """
-    with open(path, 'rb') as f:
+    with binary.opened(path) as f:
         header = _younger(f)
         if any(header.log_guid) and any(_entries(f, header)):
             raise errors.LogNotReplayed(

@@ -21,6 +21,7 @@ import re
 from typing import BinaryIO
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
 
 PART = 'it is one of several files of a disk'
 _FIRST = b'disk descriptorfile'
@@ -58,12 +59,12 @@ def check(descriptor: bytes) -> None:
         raise refused('its descriptor names a file in another folder')
 
 
-def explain(path: str) -> None:
+def explain(path: binary.Where) -> None:
     """Refuse a file that is a part of a vmdk, and can not be read alone.
 
     :raises errors.UnsafeImage: names what it is
     """
-    with open(path, 'rb') as f:
+    with binary.opened(path) as f:
         _explain(f)
 
 

@@ -21,6 +21,7 @@ from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import fanout
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import decision
@@ -46,6 +47,7 @@ class Context(NamedTuple):
     placeholder: placeholder_.Placeholder
     conversion: convert.Conversion
     uploaded: int = 0               # bytes of the package that is unpacked
+    part: binary.Part | None = None     # what is converted of the upload
 
     @property
     def converted_path(self) -> str:
@@ -134,9 +136,10 @@ def proceed(action: decision.Action, context: Context) -> Result:
 
 
 def _info(context: Context) -> inspection.ImageInfo:
-    return convert.inspect(
-        context.path, context.declaration.disk_format, options.policy(),
-        context.conversion)._replace(uploaded=context.uploaded)
+    info = convert.inspect(
+        context.part or context.path, context.declaration.disk_format,
+        options.policy(), context.conversion)
+    return info._replace(uploaded=context.uploaded)
 
 
 def _inspect(context: Context) -> Result:

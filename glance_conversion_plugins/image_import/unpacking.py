@@ -12,13 +12,16 @@
 
 """What was decided, done with the disk in a package.
 
-What is raw goes right from its package into the stores. All else, and what
-goes elsewhere, is unpacked in staging, and is an image like any other then.
+What is raw goes right from its package into the stores. In an OVA the disk is
+a part of the upload, and is read where it is. All else is unpacked in staging,
+and is an image like any other then.
 """
 
+import contextlib
 import os
 
 from glance_conversion_plugins.copying import unpack
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import options
@@ -39,6 +42,12 @@ def execute(action: decision.Action, context: execution.Context
     if (action is decision.Action.DIRECT
             and declaration.disk_format == 'raw'):
         return _store(package, context)
+    is_wanted_so = declaration.disk_format == options.output_format()
+    if declaration.container_format == 'ova' and not is_wanted_so:
+        with contextlib.suppress(errors.LogNotReplayed):
+            return execution.proceed(action, context._replace(
+                part=unpack.see_part(package, context.conversion),
+                uploaded=package.size))
     return _unpack(action, package, context)
 
 

@@ -13,7 +13,6 @@
 """A vhdx image, whose holes qemu does not tell."""
 
 from collections.abc import Iterator
-import os
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import extent
@@ -33,13 +32,15 @@ class VhdxSource(nbd.NbdSource):
     def __init__(self, image: qemu_img.Image, virtual_size: int,
                  cancel: cancel_.Cancel = cancel_.NEVER) -> None:
         super().__init__(image, virtual_size, cancel=cancel)
-        self._path = image.path
+        self._where: binary.Where = image.path
+        if image.offset:
+            self._where = binary.Part(image.path, image.offset, image.length)
 
     def extents(self, start: int, length: int) -> Iterator[extent.Extent]:
         end, at = start + length, start
-        with binary.opened(self._path, self._stop) as f:
+        with binary.opened(self._where, self._stop) as f:
             for first, count in vhdx.data_extents(
-                    f, os.fstat(f.fileno()).st_size):
+                    f, binary.size(self._where)):
                 first, last = max(first, at), min(first + count, end)
                 if first >= last:
                     continue

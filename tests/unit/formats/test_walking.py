@@ -12,6 +12,7 @@
 
 """Walking the tables of a file ends: when it is told to, and by itself."""
 
+import os
 import time
 
 import pytest
@@ -109,3 +110,37 @@ def test_time_is_that_of_the_thread(tmp_path, monkeypatch):
     path, size = _image(tmp_path, 'vdi')
     monkeypatch.setattr(time, 'monotonic', lambda: 1e9)
     tables.check(path, 'vdi', size)
+
+
+def test_a_part_of_a_file(tmp_path):
+    """Read as if there were nothing around it."""
+    path, data = tmp_path / 'file', bytes(range(256)) * 200
+    path.write_bytes(data)
+    part = binary.Part(str(path), 1000, 30_000)
+    whole = data[1000:31_000]
+    assert binary.size(part) == 30_000
+    with binary.opened(part) as f:
+        assert f.seek(0, os.SEEK_END) == 30_000
+        assert f.read() == b''
+        assert f.seek(29_990) == 29_990
+        assert f.read(100) == whole[-10:]
+        assert f.seek(5) == 5
+        assert f.seek(7, os.SEEK_CUR) == 12
+        assert f.read(20_000) == whole[12:20_012]
+        assert f.tell() == 20_012
+        f.seek(0)
+        assert f.read() == whole
+        assert binary.read(f, 29_000, 1000) == whole[-1000:]
+        for offset, length in ((29_001, 1000), (30_001, 1), (1 << 70, 1)):
+            with pytest.raises(errors.DamagedImage):
+                binary.read(f, offset, length)
+
+
+def test_a_part_of_a_file_is_read_no_longer_than_it_is_worth(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(bytes(30_000))
+    cancel = cancel_.Cancel()
+    with binary.opened(binary.Part(str(path), 0, 20_000), cancel) as f:
+        cancel.set()
+        with pytest.raises(errors.Cancelled):
+            f.read(1)

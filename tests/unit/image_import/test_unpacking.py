@@ -20,6 +20,7 @@ import pytest
 
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying.sinks import bounded
+from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.image_import import decision
@@ -32,6 +33,8 @@ from tests.contract import memory
 from tests.contract import packages
 from tests.hostile import build
 from tests.hostile import qcow2
+from tests.hostile import vhdx
+from tests.hostile import vmdk
 
 MIB = 1 << 20
 DISK = build.content(5 * MIB)
@@ -276,3 +279,96 @@ def test_stock_finds_nothing_to_do_after_us(tmp_path):
     with open(made.path, 'rb') as f:
         assert f.read() == before
     made.remove()
+
+
+# The disk in an OVA is read where it is.
+
+@pytest.fixture
+def no_file(monkeypatch):
+    def unpack_(*_):
+        pytest.fail('it was unpacked')
+
+    monkeypatch.setattr(unpack, 'unpack', unpack_)
+
+
+AROUND = packages.member('a', build.noise(70_000, 5))
+
+
+def _amid(disk):
+    """An OVA with other things before and after its disk."""
+    return packages.tar(AROUND, packages.member(
+        'vm.ovf', packages.ovf('d')), packages.member('d', disk),
+        packages.member('z', build.noise(2 * MIB, 6)))
+
+
+INNER = {
+    'qcow2': lambda: build.image('qcow2'),
+    'qcow2-compressed': lambda: build.image('qcow2', compress=True),
+    'vmdk': lambda: build.image('vmdk'),
+    'vmdk-stream': lambda: build.image(
+        'vmdk', 'subformat=streamOptimized'),
+    'vmdk-and-a-text': lambda: vmdk.stream(5 * MIB) + b'# made by a tool',
+    'vdi': lambda: build.image('vdi'),
+    'vhd': lambda: build.image('vhd', 'force_size=on'),
+    'vhd-fixed': lambda: build.image('vhd', 'subformat=fixed',
+                                     'force_size=on'),
+    'vhd-and-padding': lambda: build.image('vhd', 'force_size=on')
+    + bytes(1 << 16),
+    'vhdx': lambda: build.image('vhdx'),
+}
+
+
+@pytest.mark.usefixtures('no_file')
+@pytest.mark.parametrize('action', [Action.DIRECT, Action.STAGE])
+@pytest.mark.parametrize('name', INNER)
+def test_the_disk_of_an_ova_is_read_where_it_is(tmp_path, store, override,
+                                                name, action):
+    override('output_format', 'raw', 'conversion')
+    context = _context(tmp_path, _amid(INNER[name]()),
+                       name.partition('-')[0], 'ova', store)
+    result = unpacking.execute(action, context)
+    if action is Action.DIRECT:
+        assert store.content() == DISK
+    else:
+        with open(result.path, 'rb') as f:
+            assert f.read() == DISK
+
+
+@pytest.mark.usefixtures('no_file')
+@pytest.mark.parametrize('name', [n for n in INNER if '-and-' not in n])
+def test_nothing_behind_the_disk_is_taken_for_it(tmp_path, store, name):
+    """What an image lacks at its end others in the archive do have."""
+    whole = INNER[name]()
+    for length in (len(whole) - 512, len(whole) - 4096, len(whole) * 2 // 3):
+        context = _context(tmp_path, _amid(whole[:length]),
+                           name.partition('-')[0], 'ova', store)
+        # The last block of a vhdx is as long as any, and all zeros here.
+        if name == 'vhdx' and len(whole) - length <= 4096:
+            unpacking.execute(Action.DIRECT, context)
+            assert store.content() == DISK
+            store.place.clear()
+            adoption.take('s', ID, len(DISK))
+        else:
+            _fails(tmp_path, errors.ImageRefused, Action.DIRECT, context)
+
+
+@pytest.mark.usefixtures('no_file')
+def test_the_checksum_of_a_disk_is_verified_before(tmp_path, store):
+    data = bytearray(packages.ova(build.image('vmdk')))
+    data[-100_000] ^= 1
+    context = _context(tmp_path, bytes(data), 'vmdk', 'ova', store)
+    _fails(tmp_path, errors.DamagedImage, Action.DIRECT, context, 'checksum')
+    assert store.sinks == []
+
+
+def test_a_log_in_an_ova_is_replayed_in_a_file(tmp_path, store):
+    data = build.image('vhdx')
+    table = vhdx.region(data, 'blocks')
+    entry = vhdx.Entry(((table, data[table:table + 4096]),))
+    data = vhdx.with_log(build.patched(data, (table, bytes(4096))), entry)
+    context = _context(tmp_path, _amid(data), 'vhdx', 'ova', store)
+    before = (tmp_path / ID).read_bytes()
+    unpacking.execute(Action.DIRECT, context)
+    assert store.content() == DISK
+    assert (tmp_path / ID).read_bytes() == before
+    assert os.listdir(tmp_path) == [ID]
