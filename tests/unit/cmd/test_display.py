@@ -63,7 +63,7 @@ def test_a_bar_is_as_long_as_what_is_done(done, drawn):
 
 
 def test_without_a_total_there_are_words_only():
-    assert display.bar(at(5, total=0), 200) == '  Copying, 0 s so far'
+    assert display.bar(at(5, total=0), 200) == '  Copying: 5 B, 0 s so far'
 
 
 @pytest.mark.parametrize('columns', [1, 10, 40])
