@@ -125,7 +125,7 @@ CPU time on each read.
 """),
     cfg.BoolOpt('unpack', default=True, help="""
 Whether images in the container formats ``ova`` and ``compressed`` are
-unpacked, converted as others are, and ``bare`` afterwards; or kept.
+unpacked, converted as others are, and ``bare`` afterwards; or refused.
 """),
     cfg.StrOpt('deployment', default='', help="""
 Name of this deployment, where several have their stores in one pool.

@@ -39,7 +39,6 @@ ENCRYPTED = ('The image is refused: it is encrypted, and can not be '
 
 _HEADER = struct.Struct('>4sIQIIQIIQQI')
 _SECTOR = 512
-_ENCRYPTED = (1, 2)             # AES, LUKS
 _COMPRESSED = 1 << 62
 _ZERO = 1                       # whatever is in its place
 _OFFSET = 0x00fffffffffffe00
@@ -105,7 +104,7 @@ def check(f: BinaryIO, size: int) -> list[str]:
             'unknown here; "qemu-img convert -O qcow2 FILE NEW" writes it '
             'without them.')
     # qemu 7.2 dies of one that does not say where its keys are.
-    if header.encryption in _ENCRYPTED:
+    if header.encryption in (1, 2):     # AES, LUKS
         raise errors.UnsafeImage(ENCRYPTED)
     if header.size % _SECTOR:
         raise binary.senseless('header')

@@ -25,6 +25,7 @@ import enum
 import os
 from typing import NamedTuple
 
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.image_import import image
@@ -66,13 +67,19 @@ def decide(declaration: image.Declaration, path: str,
     :param path: of what is staged
     :param kinds: for each target store the kind of ours that it is, or None
     :param output_format: what the deployment wants
-    :param unpacks: whether it wants packages unpacked
+    :param unpacks: whether it takes packages
+    :raises errors.ImageRefused: if the image is one, and it does not
     """
     if path.endswith(placeholder.SUFFIX):
         return Decision(Action.KEEP, 'it is converted already')
-    if reason := _why_kept(declaration, path, unpacks):
+    if reason := _why_kept(declaration, path):
         return Decision(Action.KEEP, reason, concerns_owner=True)
     is_packed = declaration.container_format in PACKAGES
+    if is_packed and not unpacks:
+        raise errors.ImageRefused(
+            'The image is refused: it is a package, and here those are not '
+            'unpacked; unpack it, and import the disk with the container '
+            'format "bare".')
     # A deployment of a single store names none.
     if output_format == 'raw' and kinds and all(kinds.values()):
         if is_packed or os.path.getsize(path) >= placeholder.SMALLEST:
@@ -97,8 +104,7 @@ def only_rbd(decision: Decision, kinds: Mapping[str, str | None]) -> Decision:
     return decision
 
 
-def _why_kept(declaration: image.Declaration, path: str, unpacks: bool
-              ) -> str | None:
+def _why_kept(declaration: image.Declaration, path: str) -> str | None:
     names = declaration.properties.keys()
     if names >= _SIGNATURE:
         return ('it is signed, and a converted image would not match its '
@@ -107,8 +113,7 @@ def _why_kept(declaration: image.Declaration, path: str, unpacks: bool
     if (any(names >= key for key in _KEYS)
             and detection.is_encrypted(path, declaration.disk_format)):
         return 'it is encrypted'
-    if declaration.container_format not in (
-            'bare', *(PACKAGES if unpacks else ())):
+    if declaration.container_format not in ('bare', *PACKAGES):
         return f'its container format is {declaration.container_format}'
     if declaration.disk_format not in inspection.DRIVERS:
         return f'its disk format is {declaration.disk_format}'

@@ -112,12 +112,10 @@ def test_packages_that_are_not_unpacked(glance, configure, images):
     configure(conversion={'unpack': 'false'})
     for kind in ('xz', 'ova'):
         path, container_format = packed(images, images.raw('whole'), kind)
-        image = glance.imported(path, 'raw', stores=('ceph', 'local'),
-                                container_format=container_format)
-        assert (image['disk_format'], image['container_format']) == (
-            'raw', container_format)
-        assert image['os_hash_value'] == support.digests(path)[1]
-        glance.expect_message(image['id'], 'container format is')
+        image, message = glance.refused(path, 'raw', stores=('ceph', 'local'),
+                                        container_format=container_format)
+        assert 'it is a package' in message
+        assert glance.leftovers() == {}
 
 
 def test_the_plugin_of_stock_before_ours(glance, configure, images):

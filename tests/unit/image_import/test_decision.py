@@ -16,6 +16,7 @@ from glance.common import config as glance_config
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import image
 from glance_conversion_plugins.stores import placeholder
@@ -103,16 +104,25 @@ def test_formats_that_are_kept(path, disk_format, kinds, output_format):
 
 @pytest.mark.parametrize('output_format', ['raw', 'qcow2'])
 @pytest.mark.parametrize('disk_format', ['qcow2', 'raw', 'iso'])
-@pytest.mark.parametrize('container_format, unpacks', [
-    *((name, True) for name in CONTAINERS if name not in (
-        'bare', 'ova', 'compressed')),
-    *((name, False) for name in CONTAINERS if name != 'bare')])
+@pytest.mark.parametrize('container_format', [
+    name for name in CONTAINERS if name not in (
+        'bare', 'ova', 'compressed')])
+@pytest.mark.parametrize('unpacks', [True, False])
 def test_containers_are_kept(path, disk_format, container_format,
                              output_format, unpacks):
     found = _decide(path, disk_format, output_format=output_format,
                     container_format=container_format, unpacks=unpacks)
     assert found == decision.Decision(
         Action.KEEP, f'its container format is {container_format}', True)
+
+
+@pytest.mark.parametrize('container_format', ['ova', 'compressed'])
+@pytest.mark.parametrize('disk_format', CONVERTED)
+def test_packages_are_refused_where_they_are_not_unpacked(
+        path, disk_format, container_format):
+    with pytest.raises(errors.ImageRefused, match='it is a package'):
+        _decide(path, disk_format, container_format=container_format,
+                unpacks=False)
 
 
 @pytest.mark.parametrize('container_format', ['ova', 'compressed'])
