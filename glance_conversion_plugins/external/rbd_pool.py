@@ -120,12 +120,14 @@ def remove(ioctx: Any, name: str) -> None:
                 _empty(ioctx, name)
             rbd.RBD().remove(ioctx, name)
         except rbd.ImageNotFound:
-            return
+            break
         except rbd.Error as e:
             if time.monotonic() > deadline:
                 raise
             LOG.info('Could not remove %s yet: %s', name, e)
             time.sleep(1)
+    # Another one who removed it, and died, may have led it there again.
+    rbd_names.tidy(ioctx, name)
 
 
 def _empty(ioctx: Any, name: str) -> None:

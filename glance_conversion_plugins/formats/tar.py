@@ -144,12 +144,13 @@ def _records(data: bytes) -> Iterator[tuple[str, bytes]]:
     at = 0
     while at < len(data):
         found = _RECORD.match(data, at)
-        if not found or data[at + int(found[1]) - 1:][:1] != b'\n':
+        end = at + int(found[1]) if found else 0
+        if not found or end <= found.end() or data[end - 1:end] != b'\n':
             raise binary.senseless('archive')
         keyword = found[2].decode(errors='replace')
         if keyword.startswith('GNU.sparse'):
             raise errors.UnsafeImage(
                 'The image is refused: in its archive there is a sparse '
                 'file; only files are read.')
-        yield keyword, data[found.end():at + int(found[1]) - 1]
-        at += int(found[1])
+        yield keyword, data[found.end():end - 1]
+        at = end

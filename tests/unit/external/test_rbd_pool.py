@@ -17,6 +17,7 @@ import errno
 import pytest
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 from tests.simulation import ceph
 from tests.unit import clusters
@@ -230,3 +231,18 @@ def test_what_another_one_removes_meanwhile_is_not_missed(cluster, ioctx):
     cluster.before['resize'] = lambda: cluster.images.pop('disk')
     rbd_pool.remove(ioctx, 'disk')
     assert cluster.images == {}
+
+
+def test_a_name_that_another_one_led_there_again_leads_nowhere(cluster,
+                                                               ioctx):
+    """As one does who removes the same, and dies of it then."""
+    clusters.create(cluster, 'disk')
+    image_id = rbd_names.id_of(ioctx, 'disk')
+
+    def lead():
+        rbd_names._lead(ioctx, 'disk', image_id)
+
+    cluster.before['end disk'] = lead
+    rbd_pool.remove(ioctx, 'disk')
+    assert cluster.images == {}
+    assert rbd_names.id_of(ioctx, 'disk') is None

@@ -260,3 +260,14 @@ def test_numbers_that_make_no_sense(tmp_path, field, value):
         data[1024 + 148:1024 + 156] = b'%06o\0 ' % total
     with pytest.raises(errors.DamagedImage):
         _found(tmp_path, bytes(data))
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize('data', [
+    b'0 a=b\n', b'6 a=b\n0 a=b\n', b'1 a=b\n', b'3 a=b\n', b'99 a=b\n', b'\n',
+    b'6 a=b', b'a=b\n'])
+def test_records_of_a_length_that_makes_no_sense(tmp_path, data):
+    """Also of none, after which the next one would be the same."""
+    archive = packages.tar(O, member('x', data, type=tarfile.XHDTYPE), D)
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _found(tmp_path, archive)
