@@ -343,6 +343,9 @@ def _left(cloud):
                 continue
             if not header and _was_forgotten(cloud, name):
                 continue
+            if (name not in listed and not (header and header.size)
+                    and _died_together(cloud, name)):
+                continue
             if name not in listed or not header:
                 yield f'{name} is left in part'
             if (pool, name) not in recorded:
@@ -369,6 +372,16 @@ def _was_forgotten(cloud, name):
     """
     process = cloud.cluster.created.get(name)
     return process and process.paused_until
+
+
+def _died_together(cloud, name):
+    """Whether two may have died removing what was called so.
+
+    One of them led the name there again, which is never given again, and all
+    that was in the image is gone.
+    """
+    dead = sum(entry[2] == 'DIES' for entry in cloud.world.log)
+    return dead >= 2 and name.endswith(f'.{marks.REPLACED}')
 
 
 def _may_be_left(cloud, pool, name):
