@@ -16,6 +16,7 @@ Knows nothing of Glance. Everything above it decides what to convert, where to
 and what to record; everything below moves bytes.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
 import os
@@ -64,6 +65,8 @@ class Conversion:
         self.remarks: list[str] = []
         self.clock = progress_.Clock()
         self.cancel = cancel or cancel_.Cancel()
+        # Called before the upload itself is changed.
+        self.before_change: Callable[[], object] = lambda: None
 
 
 def open_source(image: inspection.ImageInfo,
@@ -92,6 +95,7 @@ def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
         except errors.LogNotReplayed:
             if not isinstance(path, str):
                 raise
+            conversion.before_change()
             conversion.progress.enter('Replaying the log of the image')
             conversion.remarks += inspection.replay(path, disk_format,
                                                     conversion.cancel)

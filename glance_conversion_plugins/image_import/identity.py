@@ -14,10 +14,14 @@
 
 import hashlib
 import os
+import threading
+from types import TracebackType
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.image_import import image
 
@@ -27,8 +31,12 @@ EXPECTED = 'conversion_expected_hash'
 # do not inherit it.
 _PREFIX = 'os_glance_conversion_source_'
 
+# Of what is recorded: fast where a processor knows it, as most do.
+_ALGORITHM = 'sha256'
+
 _HEXADECIMAL = frozenset('0123456789abcdef')
 _PIECE = 1 << 20
+_LOOK_SECONDS = 0.1
 
 
 class Hash(NamedTuple):
@@ -87,20 +95,77 @@ def _compute(path: str, algorithm: str, progress: progress_.Progress,
     with open(path, 'rb', buffering=0) as f:
         while piece := f.read(_PIECE):
             if cancel.is_set():
-                raise errors.Cancelled('The conversion was stopped.')
+                raise _stopped()
             found.update(piece)
             done += len(piece)
             progress.reach(done, 0)
     return Hash(algorithm, found.hexdigest())
 
 
-def properties(declaration: image.Declaration, size: int) -> dict[str, str]:
+class Hashing:
+    """The hash of an upload, computed while all else is done with it."""
+
+    def __init__(self, path: str, conversion: convert.Conversion) -> None:
+        self._path = path
+        self._conversion = conversion
+        self._progress = progress_.Progress()
+        self._stopped = cancel_.Cancel()
+        self._found: Hash | Exception = _stopped()
+        self._thread = threading.Thread(target=self._run, daemon=True,
+                                        name='upload-hash')
+
+    def __enter__(self) -> 'Hashing':
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None,
+                 error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        # Not joined: a file server that hangs has failed the import already.
+        self._stopped.set()
+
+    def _run(self) -> None:
+        try:
+            self._found = _compute(self._path, _ALGORITHM, self._progress,
+                                   self._stopped)
+        except Exception as e:
+            self._found = e
+
+    def result(self) -> Hash:
+        """Wait for it, if it is not there yet.
+
+        :raises errors.Cancelled: if the conversion is
+        :raises errors.Stalled: if the file can not be read
+        """
+        progress, cancel = self._conversion.progress, self._conversion.cancel
+        if self._thread.is_alive():
+            written = progress.written
+            progress.enter('Hashing the upload', os.path.getsize(self._path))
+            with (watchdog.watch(self._progress.position, self._stopped.set),
+                  self._conversion.clock.run('hash')):
+                while self._thread.is_alive():
+                    if cancel.is_set() or self._stopped.is_set():
+                        raise _stopped()
+                    self._thread.join(_LOOK_SECONDS)
+                    progress.reach(self._progress.position()[0], written)
+        if isinstance(self._found, Hash):
+            return self._found
+        raise self._found
+
+
+def _stopped() -> errors.Cancelled:
+    return errors.Cancelled('The conversion was stopped.')
+
+
+def properties(declaration: image.Declaration, size: int, found: Hash | None
+               ) -> dict[str, str]:
     """What is recorded of an upload that is what was expected.
 
     :param size: of the file, in bytes
+    :param found: its hash, if it was computed
     """
-    # Empty where none was given: an earlier upload may have had one.
+    # Empty where there is none: an earlier upload may have had one.
     return {f'{_PREFIX}format': declaration.disk_format,
             f'{_PREFIX}container': declaration.container_format,
             f'{_PREFIX}size': str(size),
-            f'{_PREFIX}hash': str(expected(declaration) or '')}
+            f'{_PREFIX}hash': str(found or '')}

@@ -102,11 +102,19 @@ class ImportedImage:
                                        virtual_size=virtual_size)
 
     @retry.patient
-    def record_source(self, properties: Mapping[str, str]) -> None:
-        """Record properties that Glance lets no plugin set, nor any user."""
-        compat.database().image_update(
-            compat.admin_context(), self._wrapper.image_id,
-            {'properties': dict(properties)})
+    def record_source(self, properties: Mapping[str, str], min_disk: int
+                      ) -> None:
+        """Record what Glance lets no plugin set.
+
+        :param properties: which it lets no user set, either
+        :param min_disk: in GiB, which the image needs at least
+        """
+        db, context = compat.database(), compat.admin_context()
+        values: dict[str, Any] = {'properties': dict(properties)}
+        if db.image_get(context, self._wrapper.image_id)[
+                'min_disk'] < min_disk:
+            values['min_disk'] = min_disk
+        db.image_update(context, self._wrapper.image_id, values)
 
     @retry.patient
     def check_wanted(self) -> None:

@@ -42,6 +42,16 @@ def unpacks() -> bool:
     return bool(CONF.conversion.unpack)
 
 
+def hashes_uploads() -> bool:
+    """Whether the hash of what was uploaded is recorded."""
+    return bool(CONF.conversion.source_hash)
+
+
+def min_disk(virtual_size: int) -> int:
+    """What an image of so many bytes needs, in GiB; 0 if nobody asks."""
+    return -(-virtual_size >> 30) if CONF.conversion.raise_min_disk else 0
+
+
 def policy() -> detection.Policy:
     """Which images are allowed."""
     cap: Any = CONF.image_size_cap

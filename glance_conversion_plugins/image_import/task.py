@@ -116,9 +116,10 @@ class ConvertImage(task.Task):
                 declaration.disk_format, declaration.container_format,
                 socket.gethostname())),
             convert.Conversion())
-        source = identity.properties(declaration, os.path.getsize(path))
-        result = self._convert(decided.action, self._context)
-        self._complete(self._context, result, source)
+        size = os.path.getsize(path)
+        result, found = self._convert(decided.action, self._context)
+        self._complete(self._context, result,
+                       identity.properties(declaration, size, found))
         return result.path
 
     def _decide(self, declaration: image_.Declaration, path: str,
@@ -135,7 +136,7 @@ class ConvertImage(task.Task):
                 f'The image is kept as it is: {decided.reason}').start()
 
     def _convert(self, action: decision.Action, context: execution.Context
-                 ) -> execution.Result:
+                 ) -> tuple[execution.Result, identity.Hash | None]:
         conversion = context.conversion
         with heartbeat.Heartbeat(self._image, conversion.progress,
                                  conversion.cancel) as beating:
@@ -145,21 +146,22 @@ class ConvertImage(task.Task):
                                 CONF.oslo_concurrency.lock_path,
                                 conversion.progress, conversion.cancel,
                                 self._image.project):
-                    result = _work(context)(action, context)
+                    result, found = _done(action, context)
             except errors.Cancelled as e:
                 raise beating.reason or e from e
         LOG.info('Image %s: %s (%s)', self._request.image_id, result.message,
                  conversion.clock)
         # Not before the heartbeat has ended: it would overwrite it.
         self._image.report(result.message)
-        return result
+        return result, found
 
     def _complete(self, context: execution.Context, result: execution.Result,
                   source: dict[str, str]) -> None:
         """Record the result, and see to what follows the import."""
         self._image.record(result.disk_format, result.size,
                            result.virtual_size)
-        self._image.record_source(source)
+        self._image.record_source(source, options.min_disk(
+            result.virtual_size))
         self._staged.add(result.path)
         context.placeholder.hand_on(result.path, result.size)
         _remove(self._staged - {result.path})
@@ -214,6 +216,17 @@ class ConvertImage(task.Task):
         if self._keeps_upload():
             return f'{error} The upload is kept: import the image again.'
         return f'{error} Upload the image and import it again.'
+
+
+def _done(action: decision.Action, context: execution.Context
+          ) -> tuple[execution.Result, identity.Hash | None]:
+    """What becomes of an image, and the hash of its upload if wanted."""
+    work = _work(context)
+    if not options.hashes_uploads():
+        return work(action, context), None
+    with identity.Hashing(context.path, context.conversion) as hashing:
+        context.conversion.before_change = hashing.result
+        return work(action, context), hashing.result()
 
 
 def _work(context: execution.Context) -> Callable[

@@ -234,7 +234,22 @@ def test_the_upload_that_was_expected(glance, images, algorithm):
                 f'{SOURCE}format': 'qcow2',
                 f'{SOURCE}container': 'bare',
                 f'{SOURCE}size': str(qcow2.stat().st_size),
-                f'{SOURCE}hash': f'{algorithm}:{value}'}
+                f'{SOURCE}hash': 'sha256:' + hashlib.sha256(
+                    qcow2.read_bytes()).hexdigest()}
+
+
+def test_what_the_owner_is_told_can_be_left_out(glance, configure, images):
+    configure(conversion={'source_hash': 'false'})
+    image = glance.imported(images.qcow2('unhashed')[0])
+    assert image[f'{SOURCE}hash'] == ''
+    assert image['min_disk'] == 0
+
+
+def test_min_disk_is_raised_where_that_is_wanted(glance, configure, images):
+    configure(conversion={'raise_min_disk': 'true'})
+    qcow2, _ = images.qcow2('two-and-a-bit', size=2 * 1024 * MIB + MIB)
+    assert glance.imported(qcow2)['min_disk'] == 3
+    assert glance.imported(qcow2, min_disk=4)['min_disk'] == 4
 
 
 def test_nobody_else_says_what_was_uploaded(glance, images):

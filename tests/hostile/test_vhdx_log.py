@@ -21,6 +21,7 @@ import subprocess
 
 import pytest
 
+from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import inspection
@@ -55,6 +56,16 @@ def test_log_is_replayed(tmp_path):
     # The file is closed by now; whoever stores it as it is stores that.
     path = str(tmp_path / 'disk.vhdx')
     assert inspection.inspect(path, 'vhdx', path_.POLICY)
+
+
+def test_who_hashes_an_upload_is_told_before_it_changes(tmp_path):
+    path, seen = tmp_path / 'disk.vhdx', []
+    path.write_bytes(_crashed())
+    conversion = convert.Conversion()
+    conversion.before_change = lambda: seen.append(path.read_bytes())
+    convert.inspect(str(path), 'vhdx', path_.POLICY, conversion)
+    assert seen == [_crashed()]
+    assert path.read_bytes() != _crashed()
 
 
 def test_qemu_alone_would_refuse_it(tmp_path):

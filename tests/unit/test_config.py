@@ -15,6 +15,7 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins.config import values
 from glance_conversion_plugins.formats import inspection
 
 
@@ -42,7 +43,7 @@ def load(tmp_path):
     (5, 5),
 ])
 def test_size(value, expected):
-    assert config.Size()(value) == expected
+    assert values.Size()(value) == expected
 
 
 BAD_SIZES = ['', '0', '0GB', '-1', '-1GB', '1.5GB', 'GB', '10 GB', '10gb',
@@ -52,13 +53,13 @@ BAD_SIZES = ['', '0', '0GB', '-1', '-1GB', '1.5GB', 'GB', '10 GB', '10gb',
 @pytest.mark.parametrize('value', BAD_SIZES)
 def test_bad_size_says_how_to_write_one(value):
     with pytest.raises(ValueError, match='as in 100GB'):
-        config.Size()(value)
+        values.Size()(value)
 
 
 def test_sizes_are_of_one_type():
-    assert config.Size() == config.Size()
-    assert hash(config.Size()) == hash(config.Size())
-    assert config.Size() != cfg.types.Integer()
+    assert values.Size() == values.Size()
+    assert hash(values.Size()) == hash(values.Size())
+    assert values.Size() != cfg.types.Integer()
 
 
 def test_size_from_a_file(load):
@@ -177,21 +178,21 @@ def test_mount_marker_is_a_name(load, value, expected):
     (('a', 'b'), ('a', 'b')),
 ])
 def test_a_pair_is_a_name_and_all_that_follows_its_colon(value, expected):
-    assert config.Pair()(value) == expected
+    assert values.Pair()(value) == expected
 
 
 @pytest.mark.parametrize('value', ['a', '', ' ', ':', ':b', ' :b', '::'])
 def test_what_is_no_pair_is_named(value):
     with pytest.raises(ValueError, match='as in prefetch:true') as caught:
-        config.Pair()(value)
+        values.Pair()(value)
     assert str(caught.value).startswith(f'"{value}" is not a pair')
 
 
 def test_pairs_are_of_one_type():
-    assert config.Pair() == config.Pair()
-    assert hash(config.Pair()) == hash(config.Pair())
-    assert config.Pair() != config.Size()
-    assert repr(config.Pair()) == 'Pair'
+    assert values.Pair() == values.Pair()
+    assert hash(values.Pair()) == hash(values.Pair())
+    assert values.Pair() != values.Size()
+    assert repr(values.Pair()) == 'Pair'
 
 
 @pytest.mark.parametrize(('value', 'expected'), [
@@ -216,7 +217,7 @@ def test_properties_may_be_set_by_a_program(load):
 
 
 def test_a_sample_shows_pairs_as_they_are_written():
-    option = cfg.ListOpt('properties', item_type=config.Pair(),
+    option = cfg.ListOpt('properties', item_type=values.Pair(),
                          default=[('a', 'b'), ('c', 'd:e')])
     # What the generator of samples asks.
     assert option.type.format_defaults(option.default) == ['a:b,c:d:e']
@@ -273,7 +274,7 @@ def test_all_options_are_listed_with_help():
         'output_format', 'digests', 'legacy_checksum', 'max_virtual_size',
         'max_expansion', 'qcow2_compression', 'deployment', 'sandbox',
         'keep_upload', 'max_concurrent', 'max_concurrent_per_project',
-        'unpack'}
+        'unpack', 'source_hash', 'raise_min_disk'}
     assert {o.name for o in listed['sparse_store']} == {
         'zero_block_size', 'data_pools', 'mount_marker'}
     assert {o.name for o in listed['cache_prefetch']} == {

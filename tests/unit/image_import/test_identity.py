@@ -12,12 +12,18 @@
 
 """Whether an upload is the file that its owner means."""
 
+import functools
 import hashlib
+import os
+import pathlib
+import threading
 
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image
@@ -91,10 +97,64 @@ def test_it_can_be_stopped(upload):
 
 
 def test_what_is_recorded():
-    assert identity.properties(_declared(f'MD5:{MD5}'), 3) == {
+    found = identity.Hash('sha256', SHA256)
+    assert identity.properties(_declared(), 3, found) == {
         'os_glance_conversion_source_format': 'qcow2',
         'os_glance_conversion_source_container': 'bare',
         'os_glance_conversion_source_size': '3',
-        'os_glance_conversion_source_hash': f'md5:{MD5}'}
-    assert identity.properties(_declared(), 3)[
+        'os_glance_conversion_source_hash': f'sha256:{SHA256}'}
+    assert identity.properties(_declared(), 3, None)[
         'os_glance_conversion_source_hash'] == ''
+
+
+def test_an_upload_is_hashed_meanwhile(upload):
+    with identity.Hashing(upload, convert.Conversion()) as hashing:
+        assert hashing.result() == ('sha256', SHA256)
+    # Asked again it says the same, also when the file is another.
+    pathlib.Path(upload).write_bytes(b'another')
+    assert hashing.result() == ('sha256', SHA256)
+
+
+def test_what_can_not_be_read_has_no_hash(upload):
+    os.unlink(upload)
+    with identity.Hashing(upload, convert.Conversion()) as hashing:
+        with pytest.raises(FileNotFoundError):
+            hashing.result()
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A file of which nobody writes anything more."""
+    path = tmp_path / 'endless'
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    os.write(fd, b'begin')
+    yield str(path)
+    os.close(fd)
+
+
+def test_who_waits_for_a_hash_hears_that_it_is_stopped(endless):
+    conversion = convert.Conversion()
+    with identity.Hashing(endless, conversion) as hashing:
+        threading.Timer(0.3, conversion.cancel.set).start()
+        with pytest.raises(errors.Cancelled):
+            hashing.result()
+    assert str(conversion.progress).startswith('Hashing the upload')
+
+
+def test_a_file_that_does_not_answer_is_given_up(endless, monkeypatch):
+    monkeypatch.setattr(identity.watchdog, 'watch', functools.partial(
+        watchdog.watch, seconds=0.4))
+    with identity.Hashing(endless, convert.Conversion()) as hashing:
+        with pytest.raises(errors.Stalled):
+            hashing.result()
+
+
+def test_it_ends_with_what_is_done_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, '_PIECE', 1)
+    path = tmp_path / 'long'
+    path.write_bytes(bytes(50_000_000))
+    with identity.Hashing(str(path), convert.Conversion()) as hashing:
+        assert hashing._thread.is_alive()
+    hashing._thread.join(10)
+    assert not hashing._thread.is_alive()

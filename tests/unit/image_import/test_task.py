@@ -19,6 +19,7 @@ from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
+from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.image_import import task
 from glance_conversion_plugins.image_import import unpacking
 from glance_conversion_plugins.stores import adoption
@@ -118,18 +119,21 @@ def database(tmp_path):
         yield
 
 
+def _imported(image_id):
+    return image_.ImportedImage(
+        compat.admin_context(), 'task', None,
+        api_image_import.ImportActionWrapper(
+            compat.image_repo(), image_id, 'task'), ['ceph'])
+
+
 @pytest.mark.usefixtures('database')
 @pytest.mark.parametrize('status, is_nobodys', [
     ('importing', True), ('queued', True), ('uploading', False)])
 def test_an_upload_that_another_plugin_has_kept_is_its_owners(
         status, is_nobodys):
     image_id = databases.add_image(status, lock='task', disk_format='raw')
-    image = image_.ImportedImage(
-        compat.admin_context(), 'task', None,
-        api_image_import.ImportActionWrapper(
-            compat.image_repo(), image_id, 'task'), ['ceph'])
     declared = image_.Declaration('qcow2', 'bare', {})
-    assert image.give_back(declared) is is_nobodys
+    assert _imported(image_id).give_back(declared) is is_nobodys
     found = compat.image_repo().get(image_id)
     assert (found.status, found.disk_format) == (
         ('queued', 'qcow2') if is_nobodys else ('uploading', 'raw'))
@@ -147,3 +151,23 @@ def test_packages_are_unpacked(tmp_path, container_format, work):
                                               container_format)),
         convert.Conversion())
     assert task._work(context) is work
+
+
+@pytest.mark.usefixtures('database')
+@pytest.mark.parametrize('before, needed, after', [
+    (0, 0, 0), (0, 3, 3), (2, 3, 3), (4, 3, 4)])
+def test_what_an_image_needs_is_never_lowered(before, needed, after):
+    image_id = databases.add_image('importing', lock='task', min_disk=before)
+    _imported(image_id).record_source({'os_glance_conversion_source_size':
+                                       '5'}, needed)
+    found = compat.image_repo().get(image_id)
+    assert found.min_disk == after
+    assert found.extra_properties['os_glance_conversion_source_size'] == '5'
+
+
+@pytest.mark.parametrize('size, needed', [
+    (0, 0), (1, 1), (1 << 30, 1), ((1 << 30) + 1, 2)])
+def test_what_a_disk_needs(override, size, needed):
+    assert options.min_disk(size) == 0
+    override('raise_min_disk', True, 'conversion')
+    assert options.min_disk(size) == needed

@@ -12,63 +12,10 @@
 
 """Every option of this package, one group per feature."""
 
-import re
-
 from oslo_config import cfg
 from oslo_config import types
 
-_UNITS = {'B': 0, 'KB': 10, 'MB': 20, 'GB': 30, 'TB': 40}
-
-
-class _Value(types.ConfigType):
-    """A type without parameters: all of one class are equal."""
-
-    def __repr__(self) -> str:
-        return type(self).__name__
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-
-class Size(_Value):
-    """An amount of bytes, written as Glance's ``user_storage_quota`` is."""
-
-    def __init__(self) -> None:
-        super().__init__(type_name='size value')
-
-    def __call__(self, value: object) -> int:
-        match = re.fullmatch(r'(\d+)([KMGT]?B)?', str(value))
-        if not match or not int(match[1]):
-            raise ValueError(f'"{value}" is not a size: write a number '
-                             'of bytes, or one followed by B, KB, MB, GB or '
-                             'TB, as in 100GB')
-        return int(match[1]) << _UNITS[match[2] or 'B']
-
-    def _formatter(self, value: object) -> str:
-        return str(value)
-
-
-class Pair(_Value):
-    """A name and a value, written as ``name:value``."""
-
-    def __init__(self) -> None:
-        super().__init__(type_name='pair')
-
-    def __call__(self, value: object) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        name, colon, content = str(value).partition(':')
-        if not (name.strip() and colon):
-            raise ValueError(f'"{value}" is not a pair of a name and a '
-                             'value, as in prefetch:true')
-        return name.strip(), content.strip()
-
-    def _formatter(self, value: tuple[str, str]) -> str:
-        return ':'.join(value)
-
+from glance_conversion_plugins.config import values
 
 CONVERSION_OPTS: list[cfg.Opt] = [
     cfg.StrOpt('output_format', choices=[
@@ -98,7 +45,7 @@ Without it the field stays null, and a conversion costs half as much CPU time
 for digests. Clients older than the multihash (before 2019) verify downloads
 by this field alone.
 """),
-    cfg.Opt('max_virtual_size', type=Size(), help="""
+    cfg.Opt('max_virtual_size', type=values.Size(), help="""
 Largest size that an image may have once converted, as in ``500GB``.
 
 A number of bytes, or one followed by B, KB, MB, GB or TB (powers of 1024).
@@ -126,6 +73,19 @@ CPU time on each read.
     cfg.BoolOpt('unpack', default=True, help="""
 Whether images in the container formats ``ova`` and ``compressed`` are
 unpacked, converted as others are, and ``bare`` afterwards; or refused.
+"""),
+    cfg.BoolOpt('source_hash', default=True, help="""
+Whether the SHA-256 of what was uploaded is recorded beside a converted image.
+
+It is computed while the image is converted, by a thread of its own: where a
+processor has no instructions for it and all its cores are in use, that takes
+time.
+"""),
+    cfg.BoolOpt('raise_min_disk', default=False, help="""
+Whether ``min_disk`` of an image is raised to what its disk needs.
+
+So Nova refuses a flavor whose disk is too small before a server is built. What
+an owner has set is never lowered.
 """),
     cfg.StrOpt('deployment', default='', help="""
 Name of this deployment, where several have their stores in one pool.
@@ -207,7 +167,7 @@ How many images are fetched at the same time.
 Each takes up to one core for its digest, about 50 MiB of memory and one
 connection to a store.
 """),
-    cfg.ListOpt('properties', default=[], item_type=Pair(), help="""
+    cfg.ListOpt('properties', default=[], item_type=values.Pair(), help="""
 Image properties that ask for prefetch: pairs as in
 ``prefetch:true,os_distro:debian``, of which one is enough. A name ends at
 the first colon.
@@ -238,7 +198,7 @@ have served most often.
 
 Only ``image_cache_driver = centralized_db`` counts over all nodes.
 """),
-    cfg.Opt('rate_limit', type=Size(), help="""
+    cfg.Opt('rate_limit', type=values.Size(), help="""
 Most bytes per second that all workers of one agent read from stores, as in
 ``100MB``.
 
