@@ -19,6 +19,7 @@ from concurrent import futures
 import contextlib
 import os
 import random
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -30,9 +31,13 @@ from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import pipeline
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import sources
+from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import archives
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import remarks
+from glance_conversion_plugins.formats import tar
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
@@ -56,28 +61,75 @@ class _Sample(NamedTuple):
     seconds: float      # that it takes to read and to search them
 
 
-def report(path: str, disk_format: str | None, store_ids: Sequence[str],
+class Declared(NamedTuple):
+    """What the owner of a file would say that it is; None: what it is."""
+
+    disk_format: str | None = None
+    container_format: str | None = None
+
+
+def report(path: str, declared: Declared, store_ids: Sequence[str],
            progress: progress_.Progress) -> Iterator[str]:
     """Lines for an operator.
 
-    :param disk_format: what its owner would say it is; None: what it is
     :param store_ids: where to; empty: the default store
     :raises errors.ConversionError: as an import would; the words are those
         that the owner of the image would read
     """
     yield f'size of the file: {amount(os.path.getsize(path))}'
-    disk_format = disk_format or inspection.find_format(
-        path, options.policy()).name
-    yield f'format: {disk_format}'
-    lines, action = _plugins(path, disk_format, store_ids)
-    yield from lines
-    if disk_format not in inspection.DRIVERS:
-        execution.see_small_enough(path)
-        yield 'verdict: it would be kept as it is'
-        yield from _cost_as_it_is(os.path.getsize(path), progress)
-        return
+    container_format = declared.container_format or container(path)
+    if container_format != 'bare':
+        yield f'container: {container_format}'
     conversion = convert.Conversion()
     conversion.progress = progress
+    with _disk(path, container_format, conversion) as disk:
+        disk_format = declared.disk_format or inspection.find_format(
+            disk, options.policy()).name
+        yield f'format: {disk_format}'
+        lines, action = _plugins(path, image_.Declaration(
+            disk_format, container_format, {}), store_ids)
+        yield from lines
+        if action is decision.Action.KEEP and (
+                disk_format not in inspection.DRIVERS):
+            execution.see_small_enough(path)
+            yield 'verdict: it would be kept as it is'
+            yield from _cost_as_it_is(os.path.getsize(path), progress)
+            return
+        if disk != path and not isinstance(disk, binary.Part) and (
+                disk_format != 'raw'):
+            yield f'unpacked in staging: {amount(os.path.getsize(disk))}'
+        yield from _verdict(disk, disk_format, action, conversion)
+
+
+def container(path: str) -> str:
+    """Which container format would be the right one for a file."""
+    with open(path, 'rb') as f:
+        head = archives.read_head(f)
+    if archives.compression(head):
+        return 'compressed'
+    return 'ova' if tar.is_header(head) else 'bare'
+
+
+@contextlib.contextmanager
+def _disk(path: str, container_format: str, conversion: convert.Conversion
+          ) -> Iterator[binary.Where]:
+    """The disk in a file: all of it, a part, or what is unpacked."""
+    if container_format not in decision.PACKAGES:
+        yield path
+        return
+    execution.see_confined()
+    package = unpack.Package(path, container_format, options.policy())
+    if container_format == 'ova':
+        yield unpack.see_part(package, conversion)
+        return
+    with tempfile.TemporaryDirectory(prefix='inspect-') as folder:
+        disk = os.path.join(folder, 'disk')
+        unpack.unpack(package, disk, conversion)
+        yield disk
+
+
+def _verdict(path: binary.Where, disk_format: str, action: decision.Action,
+             conversion: convert.Conversion) -> Iterator[str]:
     if disk_format != 'raw':
         execution.see_confined()
     try:
@@ -92,17 +144,17 @@ def report(path: str, disk_format: str | None, store_ids: Sequence[str],
     yield from (f'remark: {remark}' for remark in conversion.remarks)
     yield f'size of the disk: {amount(image.virtual_size)}'
     if action in (decision.Action.DIRECT, decision.Action.STAGE):
-        yield from _cost(image, action, progress)
+        yield from _cost(image, action, conversion.progress)
     else:
-        yield from _cost_as_it_is(image.file_size, progress)
+        yield from _cost_as_it_is(image.file_size, conversion.progress)
 
 
-def _plugins(path: str, disk_format: str, store_ids: Sequence[str]
-             ) -> tuple[list[str], decision.Action]:
+def _plugins(path: str, declaration: image_.Declaration,
+             store_ids: Sequence[str]) -> tuple[list[str], decision.Action]:
     """What each plugin would do, and what is done in all."""
     kinds = _kinds(list(store_ids) or [CONF.glance_store.default_backend])
-    chosen = decision.decide(image_.Declaration(disk_format, 'bare', {}), path,
-                           kinds, options.output_format())
+    chosen = decision.decide(declaration, path, kinds,
+                             options.output_format(), options.unpacks())
     lines, action = [], decision.Action.KEEP
     for plugin, found in (
             ('rbd_direct_convert', decision.only_rbd(chosen, kinds)),

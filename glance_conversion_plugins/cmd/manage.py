@@ -18,6 +18,7 @@ Reads the configuration of the deployment's own Glance, as glance-api does:
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import sys
@@ -26,9 +27,11 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log as logging
 
+from glance_conversion_plugins.cmd import address
 from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import inspect
 from glance_conversion_plugins.cmd import service
+from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import digests
@@ -71,7 +74,11 @@ def _add_commands(subparsers: Any) -> None:
     parser.set_defaults(run=sparsify_)
     parser = subparsers.add_parser(
         'inspect', help='say what an import of a file would come to')
-    parser.add_argument('file')
+    parser.add_argument('file', help='or an address, http:// or https://, of '
+                        'which only the first bytes are read')
+    parser.add_argument('--container-format', metavar='FORMAT',
+                        help='as --disk-format; what is compressed is '
+                             'unpacked into TMPDIR')
     parser.add_argument('--disk-format', metavar='FORMAT',
                         help='what its owner would say it is; what it is, if '
                              'not given')
@@ -91,16 +98,23 @@ def inspect_(args: Any) -> int:
     """Say what an import of a file would come to; 1: it would be refused."""
     try:
         with display.Display() as shown:
-            for line in inspect.report(args.file, args.disk_format,
-                                       args.store, shown.progress):
+            for line in _report(args, shown.progress):
                 shown.say(line)
     except errors.ImageRefused as e:
         print(f'verdict: refused: {e}')
         return 1
     except OSError as e:
-        print(f'{args.file}: {e.strerror}', file=sys.stderr)
+        print(f'{args.file}: {e.strerror or e}', file=sys.stderr)
         return 2
     return 0
+
+
+def _report(args: Any, progress: progress_.Progress) -> Iterator[str]:
+    if args.file.startswith(('http://', 'https://')):
+        return address.report(args.file)
+    return inspect.report(
+        args.file, inspect.Declared(args.disk_format, args.container_format),
+        args.store, progress)
 
 
 def cache_status(args: Any) -> int:

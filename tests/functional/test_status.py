@@ -20,6 +20,7 @@ import pytest
 
 from glance_conversion_plugins.formats import remarks
 from tests.functional import support
+from tests.functional import test_packages
 from tests.functional import test_sparse
 from tests.hostile import vhd
 from tests.hostile import vhdx
@@ -175,6 +176,27 @@ def test_inspect_finds_the_format_and_makes_remarks(commands, tmp_path):
     assert f'remark: {remarks.LOG}\n' in done.stdout
     assert 'verdict: it would be imported, if ' in done.stdout
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize('disk_format, kind, unpacked', [
+    ('raw', 'xz', False), ('qcow2', 'gzip', True), ('qcow2', 'ova', False)])
+def test_inspect_looks_into_packages(commands, images, disk_format, kind,
+                                     unpacked):
+    qcow2, raw = images.qcow2('packed', size=64 * MIB)
+    inner = raw if disk_format == 'raw' else qcow2
+    path, container_format = test_packages.packed(images, inner, kind)
+    done = commands.run('glance-conversion-manage', 'inspect', path)
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(': ', 1) for line in done.stdout.splitlines())
+    assert (said['container'], said['format']) == (container_format,
+                                                   disk_format)
+    assert said['size of the disk'] == '64 MiB'
+    assert said['verdict'] == 'it would be imported'
+    assert ('unpacked in staging' in said) is unpacked
+    done = commands.run('glance-conversion-manage', 'inspect', path,
+                        '--container-format', 'bare')
+    assert done.returncode == 1
+    assert 'verdict: refused: The image is no disk: ' in done.stdout
 
 
 def test_inspect_refuses_in_the_words_of_an_import(commands, images,
