@@ -215,9 +215,12 @@ def _stage(context: Context, info: inspection.ImageInfo) -> Result:
 
 
 def _message(context: Context, size: int, target: str) -> str:
-    progress = context.conversion.progress
-    return (f'Converted {context.source} to {target}: '
-            f'{units.amount(size)}, '
+    progress, words = context.conversion.progress, (
+        f'Converted {context.source} to {target}')
+    if context.source == target:
+        words = (f'Stored as {target}, without its zeros' if target == 'raw'
+                 else f'Written anew as {target}')
+    return (f'{words}: {units.amount(size)}, '
             f'{units.amount(progress.written)} of data, in '
             f'{units.duration(progress.elapsed)}' + _remarks(context))
 

@@ -372,3 +372,13 @@ def test_a_log_in_an_ova_is_replayed_in_a_file(tmp_path, store):
     assert store.content() == DISK
     assert (tmp_path / ID).read_bytes() == before
     assert os.listdir(tmp_path) == [ID]
+
+
+def test_a_raw_disk_that_stays_raw_is_not_said_to_be_converted(tmp_path,
+                                                                store):
+    context = _context(tmp_path, DISK, 'raw', 'bare', store)
+    result = execution.execute(Action.DIRECT, context)
+    assert adoption.take('s', ID, len(DISK)).size == len(DISK)
+    assert store.content() == DISK
+    assert result.message.startswith(
+        'Stored as raw, without its zeros: 5 MiB, ')
