@@ -35,8 +35,9 @@ from glance_conversion_plugins.stores import verdict
 
 LOG = logging.getLogger(__name__)
 
-# Between making an image and opening it nobody has it open.
-_SETTLING = 3
+# Between making an image and opening it nobody has it open. And one whose node
+# was so busy that Ceph forgot it says that it lives within 5 s, once it can.
+_SETTLING = 10
 
 
 class Leftover(NamedTuple):
@@ -56,12 +57,14 @@ class Unrecorded:
         self._imports = imports
 
     def leftovers(self) -> Iterator[Leftover]:
-        first = self._judged()
-        if not any(found is not verdict.Verdict.LEAVE
-                   for found in first.values()):
+        first = [found for found, decided in self._judged().items()
+                 if decided is not verdict.Verdict.LEAVE]
+        if not first:
             return
-        # It may just have begun.
-        time.sleep(_SETTLING)
+        # What is gone for certain does not come back.
+        if not all(self._imports.is_gone(found.mark.task_id)
+                   for found in first):
+            time.sleep(_SETTLING)
         for found, decided in self._judged().items():
             if decided is not verdict.Verdict.LEAVE and found in first:
                 yield self._leftover(found, decided)

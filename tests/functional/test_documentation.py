@@ -12,16 +12,20 @@
 
 """Each command that the documentation tells somebody to type is run."""
 
+import functools
+import http.server
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 
 import bench
 import pytest
 
+from tests.contract import packages
 from tests import documents
 from tests.functional import test_install
 from tests.functional import test_quickstart
@@ -61,18 +65,40 @@ MEASURING = [command for page in documents.PAGES
 
 
 @pytest.fixture
-def run(glance, configure, images, tmp_path):
+def site(images, tmp_path):
+    """The address of the files that the pages speak of."""
+    qcow2, raw = images.qcow2('documented')
+    shutil.copy(qcow2, tmp_path / 'debian.qcow2')
+    (tmp_path / 'flatcar.img.bz2').write_bytes(
+        packages.compressed('bzip2', raw.read_bytes()))
+    vmdk = tmp_path / 'disk.vmdk'
+    subprocess.run(['qemu-img', 'convert', '-O', 'vmdk', '-o',
+                    'subformat=streamOptimized', qcow2, vmdk], check=True)
+    (tmp_path / 'appliance.ova').write_bytes(packages.ova(vmdk.read_bytes()))
+    server = http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(
+            http.server.SimpleHTTPRequestHandler, directory=tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def run(glance, configure, images, site, tmp_path):
     """Run a command as an operator does, where an operator would."""
     configure(DEFAULT={
         'image_cache_dir': glance.cloud.glance.dir / 'image-cache'})
     cloud = glance.cloud
-    shutil.copy(images.qcow2('documented')[0], tmp_path / 'debian.qcow2')
     image_id = glance.imported(images.qcow2('stored')[0])['id']
     places = {
         # Where an installation that is not editable has it.
         'VENV/share/glance-conversion-plugins': documents.ROOT / 'etc',
         '/etc': tmp_path / 'etc',
         'IMAGE_ID': image_id,
+        'https://example.org': site,
         # Nobody reads the old data, for whom it would wait a minute.
         'sparsify --store': 'sparsify --grace 0 --store',
         # Unlike our commands it knows no other folder by the environment.

@@ -176,6 +176,9 @@ class Ceph:
                 'osd crush chooseleaf type': 0,
             },
             'client': {
+                # How often one says that it lives: 5 s by default, of which a
+                # busy machine makes more than the 8 s below.
+                'objecter tick interval': 1,
                 'log file': '/dev/null',
                 'admin socket': root / 'run' / '$name.$pid.$cctid.asok',
             },

@@ -20,6 +20,7 @@ import copy
 import fcntl
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import types
@@ -348,7 +349,19 @@ def test_what_has_just_begun_is_looked_at_again(store, slept):
     for _ in range(2):
         _write(store, databases.add_image('queued'), _over())
     assert len(_in_store()) == 2
-    assert slept == [3]
+    assert slept == [10]
+
+
+@pytest.mark.parametrize('others, seconds', [(0, []), (1, [10])])
+def test_what_is_gone_for_certain_is_not_waited_for(store, slept, staging,
+                                                    others, seconds):
+    image_id, task_id = databases.add_image('queued'), _over()
+    _placeholder(staging, image_id, task_id, host=socket.gethostname())
+    _write(store, image_id, task_id)
+    for _ in range(others):
+        _write(store, databases.add_image('queued'), _over())
+    assert len(_in_store()) == 1 + others
+    assert slept == seconds
 
 
 def test_what_is_only_there_at_the_second_look_waits_for_the_next_pass(
@@ -686,9 +699,9 @@ def _stage(staging, name):
     return path
 
 
-def _placeholder(staging, image_id, task_id='task', alive=False):
+def _placeholder(staging, image_id, task_id='task', alive=False, host=''):
     made = placeholder.Placeholder(str(staging), placeholder.Header(
-        image_id, task_id, 'raw', 'bare'))
+        image_id, task_id, 'raw', 'bare', host))
     made.create()
     if not alive:
         made.release()
