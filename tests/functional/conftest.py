@@ -45,7 +45,8 @@ PORT = int(os.environ.get('GLANCE_TEST_PORT', '28600')) + 200 * WORKER
 
 # These take longest, and go first: in the end no worker waits for another.
 LONG = ('test_nodes', 'test_formats', 'test_crash', 'test_failure',
-        'test_quickstart', 'test_install', 'test_resume', 'test_import')
+        'test_quickstart', 'test_install', 'test_packages', 'test_resume',
+        'test_import')
 
 
 def pytest_collection_modifyitems(items):
