@@ -10,7 +10,6 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-
 """What the first bytes at an address tell, before anybody downloads them."""
 
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ import urllib.request
 
 from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import inspection
-from glance_conversion_plugins.formats import tar
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.units import amount
 
@@ -39,9 +37,8 @@ def report(url: str) -> Iterator[str]:
     if size:
         yield f'size of the file: {amount(size)}'
     yield f'read: {amount(len(head))}'
-    kind = archives.compression(head)
-    if kind or tar.is_header(head):
-        container = 'compressed' if kind else 'ova'
+    if (container := archives.container(head)) != 'bare':
+        kind = archives.compression(head)
         yield f'container: {container}' + (f' ({kind})' if kind else '')
         yield (f'verdict: import it with the container format "{container}"; '
                'what is in it shows once all of it is here')

@@ -37,7 +37,6 @@ from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import remarks
-from glance_conversion_plugins.formats import tar
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
@@ -77,7 +76,7 @@ def report(path: str, declared: Declared, store_ids: Sequence[str],
         that the owner of the image would read
     """
     yield f'size of the file: {amount(os.path.getsize(path))}'
-    container_format = declared.container_format or container(path)
+    container_format = declared.container_format or _container(path)
     if container_format != 'bare':
         yield f'container: {container_format}'
     conversion = convert.Conversion()
@@ -89,8 +88,7 @@ def report(path: str, declared: Declared, store_ids: Sequence[str],
         lines, action = _plugins(path, image_.Declaration(
             disk_format, container_format, {}), store_ids)
         yield from lines
-        if action is decision.Action.KEEP and (
-                disk_format not in inspection.DRIVERS):
+        if disk_format not in inspection.DRIVERS:
             execution.see_small_enough(path)
             yield 'verdict: it would be kept as it is'
             yield from _cost_as_it_is(os.path.getsize(path), progress)
@@ -101,13 +99,9 @@ def report(path: str, declared: Declared, store_ids: Sequence[str],
         yield from _verdict(disk, disk_format, action, conversion)
 
 
-def container(path: str) -> str:
-    """Which container format would be the right one for a file."""
+def _container(path: str) -> str:
     with open(path, 'rb') as f:
-        head = archives.read_head(f)
-    if archives.compression(head):
-        return 'compressed'
-    return 'ova' if tar.is_header(head) else 'bare'
+        return archives.container(archives.read_head(f))
 
 
 @contextlib.contextmanager

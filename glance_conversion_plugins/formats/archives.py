@@ -76,6 +76,15 @@ def compression(head: bytes) -> str | None:
                  if begin.match(head)), None)
 
 
+def container(head: bytes) -> str:
+    """Which container format is the right one for a file that begins so."""
+    if _is_bootable(head):
+        return 'bare'
+    if compression(head):
+        return 'compressed'
+    return 'ova' if tar.is_header(head) else 'bare'
+
+
 def read_head(f: BinaryIO) -> bytes:
     """What the others here look at of a file."""
     f.seek(0)
@@ -88,10 +97,14 @@ def refuse(head: bytes) -> None:
     :param head: how the file begins
     :raises errors.FormatMismatch: names what it is
     """
-    at, signature = _BOOTABLE
-    # A boot sector may begin with any instruction.
-    if head[at:at + len(signature)] != signature and (why := _why(head)):
+    if not _is_bootable(head) and (why := _why(head)):
         raise errors.FormatMismatch(f'The image is no disk: {why}.')
+
+
+def _is_bootable(head: bytes) -> bool:
+    """Say whether it is a boot sector, which begins with any instruction."""
+    at, signature = _BOOTABLE
+    return head[at:at + len(signature)] == signature
 
 
 def _why(head: bytes) -> str | None:

@@ -10,7 +10,6 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-
 """What is said of an address, by its first bytes."""
 
 import functools

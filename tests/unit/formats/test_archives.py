@@ -95,3 +95,14 @@ def test_what_is_a_disk_is_not(name):
     archives.refuse(DISKS[name][:archives.HEAD])
     assert archives.compression(DISKS[name]) is None or (
         DISKS[name][510:512] == b'\x55\xaa')
+
+
+@pytest.mark.parametrize('make, container', [
+    (lambda: packages.compressed('xz', NOISE), 'compressed'),
+    (lambda: packages.ova(NOISE), 'ova'),
+    (lambda: NOISE, 'bare'),
+    (lambda: b'', 'bare'),
+    # A boot sector is one of a disk, whatever it begins with.
+    (lambda: b'PK\3\4'.ljust(510, b'\0') + b'\x55\xaa', 'bare')])
+def test_the_container_that_is_right(make, container):
+    assert archives.container(make()) == container
