@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import logging
 import math
 import time
 from typing import Any
@@ -38,6 +39,8 @@ from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.stores import driver
 from glance_conversion_plugins.stores import sparsify_rbd
+
+LOG = logging.getLogger(__name__)
 
 rbd = bindings.load('rbd')
 
@@ -177,12 +180,16 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         if self._is_own(name, context):
             return
         with driver.as_stock(name):
-            self._wait_for_writer(name)
+            mark = self._wait_for_writer(name)
         super().delete(location, context=context)
+        if mark:
+            self._forget_deleted(mark)
 
-    def _wait_for_writer(self, name: str) -> None:
+    def _wait_for_writer(self, name: str) -> marks.Mark | None:
         """Wait until whoever wrote an image has let go of it.
 
+        :returns: the mark that it still bears, of whoever will not hand it
+            over any more
         :raises exceptions.InUseByStore: if that takes too long; the stock
             driver would have removed its snapshot before it saw that. Also
             while a replacement has its name, and what comes would stay.
@@ -190,13 +197,21 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         with self._connect() as (_, ioctx):
             if sparsify_rbd.is_nameless(ioctx, name):
                 raise exceptions.InUseByStore()
-            if not rbd_marks.read(ioctx, name):
-                return
+            if not (meta := rbd_marks.read(ioctx, name)):
+                return None
             deadline = time.monotonic() + _LEASE_SECONDS
             while rbd_fence.is_open(ioctx, name):
                 if time.monotonic() > deadline:
                     raise exceptions.InUseByStore()
                 time.sleep(0.1)
+        return marks.Mark(name, meta.task, meta.deployment, meta.host)
+
+    def _forget_deleted(self, mark: marks.Mark) -> None:
+        try:
+            self.strike_out(mark)
+        except Exception:
+            LOG.warning('Image %s: its entry is left to the clean-up',
+                        mark.image_id, exc_info=True)
 
     def sparsify(self, image_id: str, task_id: str,
                  check: Callable[[sources.Source], None],

@@ -141,9 +141,12 @@ def replaced(ioctx: Any) -> Iterator[marks.Mark]:
 
 def age(ioctx: Any, mark: marks.Mark) -> float:
     """Seconds since an image was put aside; none, if that is not known."""
+    # By what lists it: its name may lead nowhere where somebody has died.
+    image_id = rbd_names.id_listed(ioctx, mark.name(marks.REPLACED))
+    if not image_id:
+        return math.inf
     try:
-        with rbd.Image(ioctx, mark.name(marks.REPLACED), read_only=True
-                       ) as image:
+        with rbd.Image(ioctx, image_id=image_id, read_only=True) as image:
             since = dict(image.metadata_list()).get(_REPLACED_AT)
     except rbd.ImageNotFound:       # somebody has begun to remove it
         return math.inf

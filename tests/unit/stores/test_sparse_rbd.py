@@ -22,6 +22,7 @@ from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import config
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
@@ -182,6 +183,27 @@ def test_what_another_request_published_is_let_go_and_stocks(
     assert deleted_by_stock == [IMAGE]
     header = cluster.images[IMAGE]
     assert header.opened == []
+
+
+def test_nothing_tells_of_an_image_that_was_deleted_before_its_hand_over(
+        cluster, store, undecided):
+    _upload(store)
+    _delete(store)
+    assert cluster.images == {}
+    assert store.marked() == []
+
+
+def test_an_image_is_deleted_though_something_goes_on_telling_of_it(
+        cluster, store, undecided, monkeypatch, caplog):
+    _upload(store)
+
+    def fail(ioctx, mark):
+        raise errors.SinkFailed('Ceph hangs')
+
+    monkeypatch.setattr(rbd_marks, 'strike_out', fail)
+    _delete(store)
+    assert cluster.images == {}
+    assert f'{IMAGE}: its entry is left to the clean-up' in caplog.text
 
 
 def test_a_request_leaves_what_took_the_place_of_its_own(

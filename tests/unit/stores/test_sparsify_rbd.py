@@ -198,6 +198,15 @@ def test_who_asks_since_when_does_not_seem_to_write(cluster, ioctx):
     assert seen == [[]]
 
 
+def test_a_name_that_leads_nowhere_makes_nothing_older(cluster, ioctx):
+    """It may yet be read by those who have it open."""
+    clusters.create(cluster, IMAGE)
+    sparsify_rbd.put_aside(ioctx, IMAGE, MARK)
+    cluster.world.now += 5
+    del cluster.objects(clusters.POOL)[f'rbd_id.{REPLACED}']
+    assert sparsify_rbd.age(ioctx, MARK) == 5
+
+
 def test_what_does_not_say_since_when_is_young(cluster, ioctx):
     clusters.create(cluster, REPLACED)
     assert sparsify_rbd.age(ioctx, MARK) == 0
@@ -311,7 +320,9 @@ def test_what_the_name_only_leads_to_did_not_take_a_place(cluster, ioctx):
 def test_what_somebody_began_to_remove_is_old(cluster, ioctx):
     _put_aside(cluster)
     objects = cluster.objects(clusters.POOL)
-    del objects[f'rbd_id.{REPLACED}']
+    for name in [name for name, made in objects.items()
+                 if made is cluster.images[REPLACED]]:
+        del objects[name]
     assert sparsify_rbd.age(ioctx, MARK) == math.inf
     clusters.create(cluster, IMAGE)
     sparsify_rbd.forget(ioctx, MARK, False)
