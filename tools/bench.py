@@ -20,6 +20,10 @@ import signal
 import sys
 import time
 
+# The images that attack are those of the tests.
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from benchmark import attack
 from benchmark import cases
 from benchmark import chart
 from benchmark import contestants
@@ -58,6 +62,9 @@ def options():
                         help='(a) with 5 ms of latency at the OSD')
     parser.add_argument('--api', action='store_true',
                         help='response times beside a conversion')
+    parser.add_argument('--attack', action='store_true',
+                        help='an import beside ten ordinary and ten hostile '
+                        'ones')
     parser.add_argument('--memory', action='store_true',
                         help='memory of 1 GiB and of 1 TiB')
     parser.add_argument('--stores', nargs='?', default='',
@@ -104,6 +111,9 @@ def measure_all(cloud, chosen, results):
     if chosen.api:
         results['api'] = responses.responses(
             cloud, contest, cases.case('a'))
+    if chosen.attack:
+        results['attack'] = attack.attack(
+            cloud, contest, cases.case('a'), chosen.runs)
     if chosen.memory:
         results['memory'] = memory.memory(cloud, contest, chosen.runs)
     if chosen.stores:

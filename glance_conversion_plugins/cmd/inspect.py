@@ -85,11 +85,11 @@ def report(path: str, declared: Declared, store_ids: Sequence[str],
         disk_format = declared.disk_format or inspection.find_format(
             disk, options.policy()).name
         yield f'format: {disk_format}'
-        lines, action = _plugins(path, image_.Declaration(
-            disk_format, container_format, {}), store_ids)
+        declaration = image_.Declaration(disk_format, container_format, {})
+        lines, action = _plugins(path, declaration, store_ids)
         yield from lines
         if disk_format not in inspection.DRIVERS:
-            execution.see_small_enough(path)
+            execution.see_keepable(declaration, path)
             yield 'verdict: it would be kept as it is'
             yield from _cost_as_it_is(os.path.getsize(path), progress)
             return

@@ -73,6 +73,14 @@ class Policy(NamedTuple):
     max_expansion: int = 0
 
 
+# Every format that Glance can tell.
+KNOWN = frozenset(format_inspector.ALL_FORMATS)
+
+
+class HybridIso(errors.UnsafeImage):
+    """It can be booted as a CD, and from a disk."""
+
+
 class Found(NamedTuple):
     """What a file is by its content."""
 
@@ -173,10 +181,9 @@ def _uncertain(wrapper: format_inspector.InspectWrapper
     with contextlib.suppress(Exception):
         names = sorted(str(found) for found in wrapper.formats or ())
     if names == ['gpt', 'iso']:
-        return errors.UnsafeImage(
+        return HybridIso(
             'The image is a hybrid ISO, which begins with the partition table '
-            'of a disk. Glance takes it neither as iso nor as raw: make an '
-            'ISO without that table.')
+            'of a disk; declare it as iso.')
     if len(names) > 1:
         several = ' and '.join(names)
         return errors.UnsafeImage(

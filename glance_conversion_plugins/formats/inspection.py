@@ -142,6 +142,27 @@ def find_format(path: binary.Where, policy: detection.Policy,
     return found
 
 
+def see_kept(path: str, disk_format: str, policy: detection.Policy) -> None:
+    """See that Glance will take an image which is kept.
+
+    It says so itself, in words of its own and when all is stored.
+
+    :raises errors.ImageRefused: names the rule that the file breaks
+    """
+    # By its inspectors a GPT disk is one more format; declared so it is left
+    # to them, as what they do not know.
+    if disk_format not in detection.KNOWN - {'gpt'}:
+        return
+    try:
+        found = detection.detect(path, policy).name
+    except detection.HybridIso:
+        if disk_format != 'iso':
+            raise
+        found = disk_format
+    if disk_format not in ('raw', found):
+        raise mismatch(found, disk_format)
+
+
 def _check_format(path: binary.Where, found: str, disk_format: str) -> None:
     if found in ('raw', 'vmdk'):
         vmdk_text.explain(path)

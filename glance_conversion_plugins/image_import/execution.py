@@ -91,11 +91,18 @@ def see_confined() -> None:
             'not confine the programs that read them.')
 
 
-def see_small_enough(path: str) -> None:
-    """See that an image which is kept is not larger than others may be.
+def see_keepable(declaration: image_.Declaration, path: str) -> None:
+    """See that Glance will take an image which is kept for what it is.
 
-    :raises errors.TooLarge: if it is
+    :raises errors.ImageRefused: names the rule that it breaks
     """
+    _see_small_enough(path)
+    # Glance does not look into any other container.
+    if declaration.container_format == 'bare' and options.formats_must_match():
+        inspection.see_kept(path, declaration.disk_format, options.policy())
+
+
+def _see_small_enough(path: str) -> None:
     size = max(os.path.getsize(path), detection.claimed_size(path))
     most = options.policy().max_virtual_size
     if size > most:

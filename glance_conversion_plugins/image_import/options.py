@@ -37,6 +37,11 @@ def output_options() -> list[str]:
     return ['-c', '-o', f'compression_type={compression}']
 
 
+def formats_must_match() -> bool:
+    """Whether Glance takes nothing that is not what it is declared."""
+    return bool(CONF.image_format.require_image_format_match)
+
+
 def unpacks() -> bool:
     """Whether packages are unpacked, and what is in them is converted."""
     return bool(CONF.conversion.unpack)

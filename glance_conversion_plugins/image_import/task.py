@@ -102,9 +102,9 @@ class ConvertImage(task.Task):
         if decided.action is decision.Action.KEEP:
             # For what an owner chose, and not this deployment.
             if decided.concerns_owner:
-                execution.see_small_enough(path)
                 execution.see_expected(declaration, path,
                                        convert.Conversion())
+                execution.see_keepable(declaration, path)
             self._explain(decided)
             return path
         direct = decided.action is decision.Action.DIRECT

@@ -23,6 +23,7 @@ import pytest
 from tests.functional import support
 from tests.hostile import build
 from tests.hostile import qcow2
+from tests.hostile import raw as raw_disks
 from tests.hostile import vhdx
 from tests.hostile import vmdk
 
@@ -170,6 +171,24 @@ def test_what_is_kept_as_it_was_uploaded(glance, images, disk_format,
         disk_format, container_format)
     assert image['os_hash_value'] == support.digests(path)[1]
     glance.expect_message(image['id'], reason)
+
+
+def test_hybrid_iso_is_an_iso(glance, images):
+    """It can be booted from a disk as well, which Glance lets pass."""
+    path = images.folder / 'hybrid.iso'
+    path.write_bytes(raw_disks.iso(raw_disks.mbr()))
+    image = glance.imported(path, 'iso', stores=('ceph', 'local'))
+    assert image['os_hash_value'] == support.digests(path)[1]
+    _, message = glance.refused(path, 'raw')
+    assert 'hybrid ISO' in message and 'declare it as iso' in message
+
+
+def test_what_glance_would_not_keep_is_refused_before(glance, images):
+    path = images.folder / 'two.iso'
+    path.write_bytes(raw_disks.iso(qcow2.plain()[:32 * 1024]))
+    _, message = glance.refused(path, 'iso', stores=('ceph', 'local'))
+    assert 'matches several, iso and qcow2' in message
+    assert glance.leftovers() == {}
 
 
 def write_iso(path):

@@ -12,9 +12,9 @@
 
 """One mutant, taken through all that an import does with it.
 
-What may come of it: a refusal in documented words, or the bytes that a reader
-finds which knows the specification and shares nothing with the package. And
-nothing is left of it: no process, descriptor, thread or file.
+What may come of it: a refusal that blames it in documented words, or the
+bytes that a reader finds which knows the specification and shares nothing with
+the package. And nothing is left of it: no process, descriptor, thread or file.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Late(BaseException):
 class Verdict(NamedTuple):
     """What became of a mutant that did no harm."""
 
-    refused: errors.ConversionError | None
+    refused: errors.ImageRefused | None
     decoded: bool                   # qemu was shown it
     disk: bytes = b''
 
@@ -97,7 +97,7 @@ def run(data: bytes, disk_format: str, folder: pathlib.Path, *,
 
 
 def look(data: bytes, disk_format: str, folder: pathlib.Path
-         ) -> errors.ConversionError | None:
+         ) -> errors.ImageRefused | None:
     """Do with a mutant what is done before qemu is shown it.
 
     That takes a millisecond, and the rest a hundred.
@@ -108,7 +108,7 @@ def look(data: bytes, disk_format: str, folder: pathlib.Path
     with _bounded():
         try:
             _look(str(path), disk_format)
-        except errors.ConversionError as e:
+        except errors.ImageRefused as e:
             error = e
     path.unlink()
     if error:
@@ -138,7 +138,7 @@ def _import(path: pathlib.Path, disk_format: str) -> Verdict:
     sink = memory.MemorySink(place, 'disk')
     try:
         _convert(path, disk_format, sink)
-    except errors.ConversionError as e:
+    except errors.ImageRefused as e:
         assert not place
         return Verdict(e, False)
     sink.publish()

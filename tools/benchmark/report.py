@@ -51,6 +51,8 @@ def report(results):
         parts.append(_latency(results['latency']))
     if 'api' in results:
         parts.append(_api(results['api']))
+    if 'attack' in results:
+        parts.append(_attack(results['attack']))
     if 'memory' in results:
         parts.append(_memory(results['memory']))
     if results.get('stores'):
@@ -170,6 +172,16 @@ def _api(found):
                      f'{times["median"]:.1f}', f'{times["p95"]:.1f}'))
     return ('The API beside a conversion of (a), to the end of its digests\n'
             + table(rows))
+
+
+def _attack(found):
+    rows = [('beside ten that are', 'import s', 'all s', 'requests',
+             'median ms', 'p95 ms')]
+    for key, measured in found.items():
+        rows.append((key, *(f'{measured[name]:.1f}' for name in (
+            'seconds', 'all', 'requests', 'median', 'p95'))))
+    return ('An import that is asked for after ten others, and '
+            'GET /v2/images meanwhile\n' + table(rows))
 
 
 def _memory(found):

@@ -31,10 +31,10 @@ def responses(cloud, contest, case):
         _request(cloud)
     timer = threading.Timer(IDLE_SECONDS, stop.set)
     timer.start()
-    found = {'idle': _percentiles(_requests(cloud, stop))}
+    found = {'idle': percentiles(requests(cloud, stop))}
     for key in ('inline', 'deferred'):
         measure.progress(f'the API while a conversion runs, {key}')
-        found[key] = _percentiles(_beside(cloud, contest, case, key))
+        found[key] = percentiles(_beside(cloud, contest, case, key))
     return found
 
 
@@ -47,7 +47,7 @@ def _beside(cloud, contest, case, key):
     image.start_import()
     waiter = threading.Thread(target=_wait, args=(image, stop, errors))
     waiter.start()
-    times = _requests(cloud, stop)
+    times = requests(cloud, stop)
     waiter.join()
     image.delete()
     contest.empty()
@@ -67,7 +67,7 @@ def _wait(image, stop, errors):
         stop.set()
 
 
-def _requests(cloud, stop):
+def requests(cloud, stop):
     times = []
     while not stop.is_set():
         times.append(_request(cloud))
@@ -81,6 +81,6 @@ def _request(cloud):
     return (time.monotonic() - start) * 1000
 
 
-def _percentiles(times):
+def percentiles(times):
     return {'requests': len(times), 'median': statistics.median(times),
             'p95': statistics.quantiles(times, n=20)[-1]}

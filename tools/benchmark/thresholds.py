@@ -32,6 +32,8 @@ def thresholds(results):
         lines += _memory(results['memory'])
     if 'api' in results:
         lines += _api(results['api'])
+    if 'attack' in results:
+        lines += _attack(results['attack'])
     return [dict(zip(('measure', 'value', 'must', 'want'), line,
                      strict=True)) for line in lines]
 
@@ -136,3 +138,11 @@ def _api(found):
     for key in ('inline', 'deferred'):
         yield (f'p95 of GET /v2/images, {key} / idle',
                found[key]['p95'] / found['idle']['p95'], 'reported', '<= 2')
+
+
+def _attack(found):
+    ordinary, hostile = found['ordinary'], found['hostile']
+    for name, measure in (('seconds', 'an import'),
+                          ('p95', 'p95 of GET /v2/images')):
+        yield (f'{measure} beside ten hostile / ten ordinary ones',
+               hostile[name] / ordinary[name], '<= 2', '<= 1')

@@ -12,14 +12,19 @@
 
 """What is looked at before anything is done with an image."""
 
+import contextlib
+
 import pytest
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.image_import import execution
+from glance_conversion_plugins.image_import import image as image_
 from tests.contract import images
+from tests.hostile import qcow2
+from tests.hostile import raw
 
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @pytest.fixture
@@ -44,6 +49,10 @@ def test_best_effort_is_the_default(override, no_landlock):
     execution.see_confined()
 
 
+def _declared(disk_format, container_format='bare'):
+    return image_.Declaration(disk_format, container_format, {})
+
+
 @pytest.fixture
 def most(override):
     override('max_virtual_size', 32 * MIB, 'conversion')
@@ -57,10 +66,10 @@ def test_a_kept_image_is_as_large_as_its_disk(tmp_path, most, disk_format,
     images.run('qemu-img', 'create', '-q', '-f', disk_format, path,
                f'{size}M')
     if allowed:
-        execution.see_small_enough(path)
+        execution.see_keepable(_declared(disk_format), path)
     else:
         with pytest.raises(errors.TooLarge, match='64 MiB, and 32 MiB'):
-            execution.see_small_enough(path)
+            execution.see_keepable(_declared(disk_format), path)
 
 
 @pytest.mark.parametrize('content', [b'', b'\0', b'QFI\xfb', b'LUKS\xba\xbe',
@@ -72,4 +81,40 @@ def test_a_file_is_as_large_as_it_is(tmp_path, most, content):
     with open(path, 'r+b') as f:
         f.truncate(32 * MIB + 1)
     with pytest.raises(errors.TooLarge):
-        execution.see_small_enough(str(path))
+        execution.see_keepable(_declared('ploop'), str(path))
+
+
+MULTIPLE = 'matches several, iso and qcow2'
+
+
+@pytest.mark.parametrize('make, disk_format, why', [
+    (raw.iso, 'iso', ''),
+    (lambda: raw.iso(raw.mbr()), 'iso', ''),
+    (lambda: raw.iso(raw.gpt()[:1024]), 'iso', ''),
+    (lambda: raw.iso(raw.mbr()), 'raw', 'is a hybrid ISO.*declare it as iso'),
+    (lambda: raw.iso(qcow2.plain()[:32 * KIB]), 'iso', MULTIPLE),
+    (lambda: raw.iso(qcow2.plain()[:32 * KIB]), 'raw', MULTIPLE),
+    (qcow2.plain, 'iso', 'declared as iso, but its content is qcow2'),
+    (lambda: bytes(MIB), 'iso', 'declared as iso, but its content is raw'),
+    (lambda: b'QED\0' + bytes(MIB), 'qed', 'its format is not allowed'),
+    # What Glance can not look into.
+    (lambda: bytes(MIB), 'ploop', ''),
+    (raw.gpt, 'gpt', ''),
+], ids=str)
+def test_what_glance_would_not_take_is_not_kept(tmp_path, make, disk_format,
+                                                why):
+    path = tmp_path / 'disk'
+    path.write_bytes(make())
+    with (pytest.raises(errors.ImageRefused, match=why) if why
+          else contextlib.nullcontext()):
+        execution.see_keepable(_declared(disk_format), str(path))
+
+
+@pytest.mark.parametrize('container_format, must', [
+    ('bare', False), ('docker', True)])
+def test_where_glance_does_not_ask_neither_do_we(tmp_path, override, must,
+                                                 container_format):
+    override('require_image_format_match', must, 'image_format')
+    path = tmp_path / 'disk'
+    path.write_bytes(qcow2.plain())
+    execution.see_keepable(_declared('iso', container_format), str(path))
