@@ -214,11 +214,8 @@ class Nodes:
         :param silence: who is silent for so many seconds already
         """
         with contextlib.closing(self.cloud.database.connect()) as connection:
-            for table in ('UPDATE tasks', 'UPDATE images'):
-                connection.cursor().execute(
-                    table + ' SET updated_at = updated_at - INTERVAL %s '
-                    'SECOND WHERE updated_at <= UTC_TIMESTAMP() - INTERVAL %s '
-                    'SECOND', [seconds, silence])
+            for table in 'tasks', 'images':
+                _age(connection, table, seconds, silence)
 
     def may_hold(self, image_id, disk):
         self._held.setdefault(image_id, set()).add(disk.sha512)
@@ -498,3 +495,19 @@ class Slow:
         if self._pause and self._file.tell() >= self._pause_at * self._size:
             assert self._pause.wait(300)
         return self._file.read(size)
+
+
+def _age(connection, table, seconds, silence):
+    """Make rows older, but for those that somebody has locked and pauses."""
+    connection.begin()
+    cursor = connection.cursor()
+    cursor.execute(
+        f'SELECT id FROM {table} WHERE updated_at <= '      # noqa: S608
+        'UTC_TIMESTAMP() - INTERVAL %s SECOND FOR UPDATE SKIP LOCKED',
+        [silence])
+    if found := [row[0] for row in cursor.fetchall()]:
+        cursor.execute(
+            f'UPDATE {table} SET updated_at = '     # noqa: S608
+            'updated_at - INTERVAL %s SECOND WHERE id IN %s',
+            [seconds, found])
+    connection.commit()
