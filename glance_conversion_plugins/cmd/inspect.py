@@ -133,7 +133,7 @@ def _verdict(path: binary.Where, disk_format: str, action: decision.Action,
         yield f'remark: {remarks.LOG}'
         yield 'verdict: it would be imported, if its log can be replayed'
         return
-    convert.check(image, conversion)
+    image = convert.check(image, conversion)
     yield 'verdict: it would be imported'
     yield from (f'remark: {remark}' for remark in conversion.remarks)
     yield f'size of the disk: {amount(image.virtual_size)}'

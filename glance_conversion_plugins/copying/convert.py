@@ -30,6 +30,7 @@ from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins.copying.sources import file as file_source
+from glance_conversion_plugins.copying.sources import layout as layout_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.copying import watchdog
@@ -77,8 +78,16 @@ def open_source(image: inspection.ImageInfo,
     if image.disk_format == 'vhdx':
         return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size,
                                       cancel)
-    return nbd_source.NbdSource(image.for_qemu, image.virtual_size,
-                                cancel=cancel)
+
+    def open_decoder() -> sources.Source:
+        return nbd_source.NbdSource(image.for_qemu, image.virtual_size,
+                                    cancel=cancel)
+
+    if image.layout and image.layout.is_known:
+        return layout_source.LayoutSource(
+            image.for_qemu.path, image.for_qemu.offset, image.layout,
+            open_decoder)
+    return open_decoder()
 
 
 def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
@@ -103,16 +112,18 @@ def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
                                   conversion.cancel, replayed=True)
 
 
-def check(image: inspection.ImageInfo, conversion: Conversion) -> None:
+def check(image: inspection.ImageInfo, conversion: Conversion
+          ) -> inspection.ImageInfo:
     """See that an inspected image is complete.
 
+    :returns: the image, with all that is known of it then
     :raises errors.DamagedImage: if not
     """
     conversion.progress.enter('Checking the image')
-    conversion.remarks += image.remarks
     with conversion.clock.run('check'):
-        conversion.remarks += inspection.check_intact(image,
-                                                      conversion.cancel)
+        image = inspection.check_intact(image, conversion.cancel)
+    conversion.remarks += image.remarks
+    return image
 
 
 def convert(image: inspection.ImageInfo, policy: detection.Policy,
@@ -122,7 +133,7 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
 
     :returns: the digests that were asked for
     """
-    check(image, conversion)
+    image = check(image, conversion)
     target = bounded.Bounded(sink, _most(image, policy))
     try:
         with contextlib.closing(

@@ -18,6 +18,7 @@ order, zeros as a length. At most ``queue_depth`` requests are in flight.
 """
 
 import collections
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from concurrent import futures
@@ -51,8 +52,16 @@ class Consumer(Protocol):
     def zeros(self, length: int, /) -> None: ...
 
 
+class _Part(NamedTuple):
+    """What is done at once: zeros, or data that is read in one request."""
+
+    start: int
+    length: int
+    runs: Sequence[extent.Extent]   # of data, in order; none: all is zeros
+
+
 class _Request(NamedTuple):
-    range: extent.Extent
+    part: _Part
     data: 'futures.Future[memoryview] | None'
 
 
@@ -91,22 +100,18 @@ class _Copier:
     def _run(self, pool: futures.Executor, queue_depth: int) -> None:
         in_flight: collections.deque[_Request] = collections.deque()
         for part in self._plan():
-            if part.kind is extent.Kind.DATA:
-                future = pool.submit(self._transfer, part)
-                in_flight.append(_Request(part, future))
-            else:
-                in_flight.append(_Request(part, None))
+            future = pool.submit(self._transfer, part) if part.runs else None
+            in_flight.append(_Request(part, future))
             if len(in_flight) >= queue_depth:
                 self._consume(in_flight.popleft())
         while in_flight:
             self._consume(in_flight.popleft())
 
-    def _plan(self) -> Iterator[extent.Extent]:
-        for part in extent.merge(self._src.extents(0, self._src.size)):
-            data = part.kind is extent.Kind.DATA
-            yield from extent.split(part, CHUNK if data else _ZERO_RUN)
+    def _plan(self) -> Iterator[_Part]:
+        extents = extent.merge(self._src.extents(0, self._src.size))
+        return _parts(extents)
 
-    def _transfer(self, part: extent.Extent) -> memoryview:
+    def _transfer(self, part: _Part) -> memoryview:
         """Move one range; runs on a worker."""
         try:
             self._go_on()
@@ -114,7 +119,10 @@ class _Copier:
             with self._clock.run('read'):
                 self._src.readinto(view, part.start)
             with self._clock.run('write'):
-                self._progress.wrote(self._dst.write(view, part.start))
+                for run in part.runs:
+                    at = run.start - part.start
+                    self._progress.wrote(self._dst.write(
+                        view[at:at + run.length], run.start))
             return view
         except Exception as e:
             self._fail(e)
@@ -152,6 +160,53 @@ class _Copier:
         with self._lock:
             self._error = self._error or error
         self._failed.set()
+
+
+def _parts(extents: Iterable[extent.Extent]) -> Iterator[_Part]:
+    """What is asked for at once: all the data in a chunk.
+
+    Zeros between cost less to read with it than another request does, by far
+    where data lies in pieces of a few KiB.
+
+    :param extents: merged, in order and without a gap
+    """
+    held: list[extent.Extent] = []
+    at = end = 0
+    for found in extents:
+        end = found.end
+        if found.kind is not extent.Kind.DATA:
+            if held and end < _chunk(held[-1]) + CHUNK:
+                continue        # more data follows in the chunk, or nothing
+            yield from _joined(held)
+            yield from _zeros(at, end)
+            at = end
+            continue
+        for piece in extent.split(found, CHUNK):
+            if held and _chunk(held[-1]) != _chunk(piece):
+                yield from _joined(held)
+            held.append(piece)
+            at = piece.end
+    yield from _joined(held)
+    yield from _zeros(at, end)
+
+
+def _chunk(piece: extent.Extent) -> int:
+    """Where the chunk begins that has a piece."""
+    return piece.start // CHUNK * CHUNK
+
+
+def _joined(held: list[extent.Extent]) -> Iterator[_Part]:
+    """One request for pieces of a chunk, which are forgotten."""
+    if held:
+        start = held[0].start
+        yield _Part(start, held[-1].end - start, tuple(held))
+        held.clear()
+
+
+def _zeros(start: int, end: int) -> Iterator[_Part]:
+    for piece in extent.split(extent.Extent(start, end - start,
+                                            extent.Kind.ZERO), _ZERO_RUN):
+        yield _Part(piece.start, piece.length, ())
 
 
 def copy(src: sources.Source, dst: sinks.Sink,

@@ -16,6 +16,8 @@ Its content decides first, then its tables, then qemu; each sees only what the
 one before has passed.
 """
 
+from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
@@ -24,6 +26,7 @@ from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import layout as layout_
 from glance_conversion_plugins.formats import qcow2
 from glance_conversion_plugins.formats import remarks as remarks_
 from glance_conversion_plugins.formats import tables
@@ -90,6 +93,7 @@ class ImageInfo(NamedTuple):
     remarks: tuple[str, ...] = ()   # what its owner is to know
     keeps_rules: bool = True        # Glance takes it as it is
     uploaded: int = 0       # bytes of the package that it came in, if any
+    layout: layout_.Layout | None = None    # once it is seen to be intact
 
     @property
     def for_qemu(self) -> qemu_img.Image:
@@ -242,8 +246,8 @@ def replay(path: str, disk_format: str,
     return [remarks_.LOG]
 
 
-def check_intact(image: ImageInfo,
-                 cancel: cancel_.Cancel = cancel_.NEVER) -> list[str]:
+def check_intact(image: ImageInfo, cancel: cancel_.Cancel = cancel_.NEVER
+                 ) -> ImageInfo:
     """Refuse an image whose tables are damaged or point past its end.
 
     qemu reads what lies beyond the end of a file as zeros and says nothing.
@@ -252,11 +256,12 @@ def check_intact(image: ImageInfo,
     may end within a cluster. Wrong counts of references show there as well,
     and harm nobody who reads.
 
-    :returns: what the owner is to know
+    :returns: the image, with its layout and what its owner is to know
     :raises errors.DamagedImage: in the owner's words
     """
     if image.disk_format == 'raw':
-        return []
+        return image
+    layout = layout_.Layout()
     for found in qemu_img.extents(image.for_qemu, image.virtual_size,
                                   cancel):
         # Compressed clusters have no offset; zeros may have one, where what
@@ -264,9 +269,21 @@ def check_intact(image: ImageInfo,
         offset = found.get('offset') if found['data'] else None
         if offset is not None and offset + found['length'] > image.file_size:
             raise binary.truncated()
+        layout.add(found['length'], _place(found))
+    image = image._replace(layout=layout)
     if image.disk_format == 'qcow2':
-        return _check_qcow2(image, cancel)
-    return []
+        return image._replace(
+            remarks=(*image.remarks, *_check_qcow2(image, cancel)))
+    return image
+
+
+def _place(found: Mapping[str, Any]) -> int:
+    """Where an extent is that ``qemu-img map`` describes."""
+    if found['zero']:
+        return layout_.ZEROS if found['data'] else layout_.HOLE
+    if found['data'] and not found.get('compressed'):
+        return int(found.get('offset', layout_.ENCODED))
+    return layout_.ENCODED
 
 
 def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> list[str]:

@@ -30,8 +30,8 @@ PATTERN = 'A' * 20 + '--0' + 'B' + '-' * 20 + 'C' * 4 + '0'
 
 WRITES = [('write', 0, M), ('write', M, 4 * B), ('write', 23 * B, B),
           ('write', 44 * B, 4 * B)]
-ZEROES = [('zero', 20 * B, 3 * B), ('zero', 24 * B, 20 * B),
-          ('zero', 48 * B, B)]
+# What lies between data in a chunk is read with it.
+ZEROES = [('zero', 24 * B, 20 * B), ('zero', 48 * B, B)]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,46 @@ def test_consumers_see_everything_in_order(workers, queue_depth):
     _copy(fakes.FakeSource(PATTERN), fakes.FakeSink(), (one, two),
           workers=workers, queue_depth=queue_depth)
     assert one.seen == two.seen == [
-        b'A' * M, b'A' * 4 * B, 3 * B, b'B' * B, 20 * B, b'C' * 4 * B, B]
+        b'A' * M, b'A' * 4 * B + bytes(3 * B) + b'B' * B, 20 * B,
+        b'C' * 4 * B, B]
+
+
+@pytest.mark.parametrize(('pattern', 'read', 'zeros'), [
+    ('', [], []),
+    ('-', [], [(0, 1)]),
+    ('A', [(0, 1)], []),
+    # From the first of it to the last, and no further.
+    ('-A-0A--', [(1, 4)], [(0, 1), (5, 2)]),
+    ('A' * 15 + '-', [(0, 15)], [(15, 1)]),
+    ('A' * 15 + '-A', [(0, 15), (16, 1)], [(15, 1)]),
+    ('A' * 15 + '--A', [(0, 15), (17, 1)], [(15, 2)]),
+    ('A' * 14 + '-AA', [(0, 16), (16, 1)], []),
+    ('A' * 14 + '-AA-A', [(0, 16), (16, 3)], []),
+    ('-' * 16 + 'A-A', [(16, 3)], [(0, 16)]),
+    ('A' + '-' * 31 + 'A', [(0, 1), (32, 1)], [(1, 31)]),
+])
+def test_data_in_a_chunk_is_read_at_once(pattern, read, zeros):
+    asked, source = [], fakes.FakeSource(pattern)
+    fill = source.readinto
+
+    def readinto(view, offset):
+        asked.append((offset, len(view)))
+        fill(view, offset)
+
+    source.readinto = readinto
+    sink, consumer = fakes.FakeSink(), fakes.Recorder()
+    _copy(source, sink, (consumer,), workers=1)
+
+    def blocks(found):
+        return [(start // B, length // B) for start, length in found]
+
+    assert blocks(asked) == read
+    assert blocks(c[1:] for c in sink.calls if c[0] == 'zero') == zeros
+    assert b''.join(bytes(seen) if isinstance(seen, int) else seen
+                    for seen in consumer.seen) == images.content(pattern)
+    # And only data is written.
+    assert sum(c[2] for c in sink.calls if c[0] == 'write') == B * sum(
+        char not in '0-' for char in pattern)
 
 
 def test_order_of_consumers_is_not_that_of_reading():

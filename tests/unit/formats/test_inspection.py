@@ -143,7 +143,7 @@ def test_raw(tmp_path, content):
     path.write_bytes(content)
     info = inspection.inspect(str(path), 'raw', POLICY)
     assert info == (str(path), 'raw', len(content), len(content), 0, (), True,
-                    0)
+                    0, None)
     inspection.check_intact(info)
 
 

@@ -100,7 +100,7 @@ MULTIPLE = 'matches several, iso and qcow2'
     # What Glance can not look into.
     (lambda: bytes(MIB), 'ploop', ''),
     (raw.gpt, 'gpt', ''),
-], ids=str)
+], ids=range(11))
 def test_what_glance_would_not_take_is_not_kept(tmp_path, make, disk_format,
                                                 why):
     path = tmp_path / 'disk'
