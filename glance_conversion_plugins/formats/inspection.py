@@ -16,8 +16,6 @@ Its content decides first, then its tables, then qemu; each sees only what the
 one before has passed.
 """
 
-from collections.abc import Mapping
-from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
@@ -269,21 +267,14 @@ def check_intact(image: ImageInfo, cancel: cancel_.Cancel = cancel_.NEVER
         offset = found.get('offset') if found['data'] else None
         if offset is not None and offset + found['length'] > image.file_size:
             raise binary.truncated()
-        layout.add(found['length'], _place(found))
-    image = image._replace(layout=layout)
+        layout.add(found['length'], layout_.place(found))
+    # The limits were held against that size.
+    if layout.size == image.virtual_size:
+        image = image._replace(layout=layout)
     if image.disk_format == 'qcow2':
         return image._replace(
             remarks=(*image.remarks, *_check_qcow2(image, cancel)))
     return image
-
-
-def _place(found: Mapping[str, Any]) -> int:
-    """Where an extent is that ``qemu-img map`` describes."""
-    if found['zero']:
-        return layout_.ZEROS if found['data'] else layout_.HOLE
-    if found['data'] and not found.get('compressed'):
-        return int(found.get('offset', layout_.ENCODED))
-    return layout_.ENCODED
 
 
 def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> list[str]:

@@ -15,6 +15,8 @@
 import array
 import bisect
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 # What stands in the place of an offset.
@@ -34,6 +36,15 @@ class Piece(NamedTuple):
     place: int      # offset in the file, or what stands for it
 
 
+def place(found: Mapping[str, Any]) -> int:
+    """Where an extent is that ``qemu-img map`` describes."""
+    if found['zero']:
+        return ZEROS if found['data'] else HOLE
+    if found['data'] and not found.get('compressed'):
+        return int(found.get('offset', ENCODED))
+    return ENCODED
+
+
 class Layout:
     """The pieces of a disk, in order and without a gap.
 
@@ -48,7 +59,12 @@ class Layout:
         self._places = array.array('q')
 
     def add(self, length: int, place: int) -> None:
-        """Say what follows."""
+        """Say what follows.
+
+        :raises ValueError: if it is nothing
+        """
+        if length < 1:
+            raise ValueError(f'{length} bytes')
         start, self.size = self.size, self.size + length
         self.is_plain = self.is_plain and place != ENCODED
         if place < 0 and self._places and self._places[-1] == place:

@@ -77,3 +77,9 @@ def test_nothing_but_its_size_is_kept_of_too_many_pieces(monkeypatch):
     assert not layout.is_known
     assert layout.size == 12
     assert not layout.is_plain
+
+
+@pytest.mark.parametrize('length', [0, -1])
+def test_a_piece_has_a_length(length):
+    with pytest.raises(ValueError):
+        _layout((5, 3), (length, 8))

@@ -20,6 +20,7 @@ from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import layout as layout_
@@ -114,4 +115,16 @@ def test_an_image_in_too_many_pieces_is_read_by_qemu(tmp_path, monkeypatch):
     source = convert.open_source(image)
     assert isinstance(source, nbd_source.NbdSource)
     assert _read(source, 0, source.size) == images.content('A-B-C')
+    source.close()
+
+
+def test_no_limit_is_evaded_by_a_layout_of_another_size(tmp_path, monkeypatch):
+    """What qemu says at different times may differ, where it is captured."""
+    path = images.qcow2(tmp_path / 'disk.qcow2', 'A-B-C')
+    image = inspection.inspect(path, 'qcow2', detection.Policy(1 << 30))
+    extents = qemu_img.extents
+    monkeypatch.setattr(qemu_img, 'extents', lambda *given: [
+        *extents(*given), {'length': 1 << 40, 'data': False, 'zero': True}])
+    source = convert.open_source(convert.check(image, convert.Conversion()))
+    assert source.size == image.virtual_size
     source.close()
