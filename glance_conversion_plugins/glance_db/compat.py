@@ -19,10 +19,14 @@ which release it exists.
 """
 
 import contextlib
+import inspect
+import sys
 from typing import Any
 
 from glance.api import common as _api_common
+from glance.api.v2 import image_data as _api_image_data
 from glance.async_.flows import api_image_import as _api_image_import
+from glance.async_ import taskflow_executor as _taskflow_executor
 from glance.common import config as _config
 from glance.common import crypt as _crypt
 from glance.common import exception
@@ -168,6 +172,39 @@ def is_stopping() -> bool:
     pools = _api_common._CACHED_THREAD_POOL
     return 'tasks_pool' in pools and bool(
         getattr(pools['tasks_pool'].pool, '_shutdown', False))
+
+
+# What answers an upload, and what runs an import: whatever Glance has stored
+# it records before these return. 11.0 (Liberty).
+_UNDER_WAY = (
+    inspect.unwrap(_api_image_data.ImageDataController.upload).__code__,
+    _taskflow_executor.TaskExecutor._run.__code__)
+
+
+def is_under_way(work: str) -> bool:
+    """Whether this process still answers a request, or runs a task.
+
+    :param work: id of a request that uploads an image, or of the task of an
+        import, or of the request that asked for one
+    :returns: True also where threads are none, and nobody can tell
+    """
+    eventlet = sys.modules.get('eventlet.patcher')
+    if eventlet and eventlet.is_monkey_patched('thread'):
+        return True
+    return any(frame.f_code in _UNDER_WAY and work in _works(frame.f_locals)
+               for innermost in sys._current_frames().values()
+               for frame in _callers(innermost))
+
+
+def _callers(frame: Any) -> Any:
+    while frame:
+        yield frame
+        frame = frame.f_back
+
+
+def _works(names: Any) -> tuple[Any, ...]:
+    context = (names['req'] if 'req' in names else names['self']).context
+    return context.request_id, names.get('task_id')
 
 
 def admin_context() -> Any:

@@ -22,6 +22,7 @@ import logging
 import threading
 import time
 
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.image_import import image
 from glance_conversion_plugins.stores import adoption
@@ -30,6 +31,9 @@ from glance_conversion_plugins.stores import placeholder as placeholder_
 LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+
+# What an import has come to whose end Glance could not record.
+_UNENDED = 'unended'
 
 
 class Completion:
@@ -59,12 +63,25 @@ class Completion:
             status = self._wait()
             adoption.forget(self._request.task_id)
         finally:
-            if self._placeholder:
-                self._placeholder.remove()
+            self._let_go(status)
         if status == 'success':
             self._restore_message()
             if self._later:
                 self._do_later(self._later)
+
+    def _let_go(self, status: str | None) -> None:
+        """Leave no placeholder but that of an import that is to be ended.
+
+        By what nobody holds a lock on the clean-up knows that it is dead.
+        """
+        if self._placeholder and status == _UNENDED and self._is_locked():
+            self._placeholder.release()
+        elif self._placeholder:
+            self._placeholder.remove()
+
+    def _is_locked(self) -> bool:
+        return (records.lock_holder(self._request.image_id)
+                == self._request.task_id)
 
     def _wait(self) -> str:
         """Wait for the end of the import; returns how it ended."""
@@ -77,6 +94,8 @@ class Completion:
 
     def _status(self) -> str | None:
         """How the import ended; None while it has not, or nobody can say."""
+        # First: what it has recorded is seen then.
+        is_over = not compat.is_under_way(self._request.task_id)
         try:
             task = records.find_task(self._request.task_id)
         except Exception:
@@ -86,7 +105,9 @@ class Completion:
         if task is None:
             return 'unknown'
         status: str = task['status']
-        return status if status in ('success', 'failure') else None
+        if status in ('success', 'failure'):
+            return status
+        return _UNENDED if is_over else None
 
     def _restore_message(self) -> None:
         try:

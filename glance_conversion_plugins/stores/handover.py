@@ -15,7 +15,9 @@
 Glance records an image after ``add()`` has returned, and may fail at it
 without a word to us. Until then the image keeps its mark, and this process
 its lease: recorded, it loses both; if Glance has given it up it is removed.
-What this process can not see to the end the clean-up of any node finds.
+So it is where the request has ended that was to record it, and could not, for
+its database was away at that moment. What this process can not see to the end
+the clean-up of any node finds.
 """
 
 import collections
@@ -28,6 +30,7 @@ from typing import NamedTuple
 
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import verdict
 
@@ -129,6 +132,8 @@ class _Watch:
         """See what has become of one; returns whether that is the end."""
         try:
             decided = _judge(published)
+            if decided is verdict.Verdict.FENCE:
+                decided = _fence(published)
         # Of a database that is away, say.
         except Exception:
             LOG.warning('Image %s: whether it is recorded is not known yet',
@@ -147,7 +152,7 @@ class _Watch:
                 return
             self._waiting.remove(published)
         try:
-            if decided is verdict.Verdict.LEAVE:
+            if decided in (verdict.Verdict.LEAVE, verdict.Verdict.FENCE):
                 published.sink.release()
                 return
             if decided is verdict.Verdict.HAND_OVER:
@@ -162,11 +167,31 @@ class _Watch:
 
 
 def _judge(published: Published) -> verdict.Verdict:
+    # First: what it has recorded is seen then.
+    is_over = bool(published.request) and not compat.is_under_way(
+        str(published.request))
     status = records.status(published.image_id)
     return verdict.judge(verdict.Evidence(
         is_ours=True, is_published=True,
         is_recorded=records.is_recorded(published.url),
-        writer=verdict.Writer.ENDED, status=status, is_awaited=False))
+        writer=verdict.Writer.DEAD if is_over else verdict.Writer.ENDED,
+        status=status, is_awaited=is_over))
+
+
+def _fence(published: Published) -> verdict.Verdict:
+    """Take away the status that nobody uses any more, and judge once more.
+
+    :returns: FENCE where that is for the clean-up, which takes over the lock
+        of the import as well
+    """
+    if (records.status(published.image_id) != 'saving'
+            or not published.sink.is_held()):
+        return verdict.Verdict.FENCE
+    try:
+        records.set_status(published.image_id, 'queued', 'saving')
+    except compat.exception.Conflict:
+        LOG.info('Image %s is not waiting any more', published.image_id)
+    return _judge(published)
 
 
 # A store that hangs keeps nothing in another one waiting.

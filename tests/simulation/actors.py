@@ -84,11 +84,12 @@ class Import:
         return self._cloud.stores[self._store_id]
 
     def __call__(self):
-        try:
-            self._convert()
-            self._adopt()
-        except (*FAILURES, _Taken):
-            self._revert()
+        with self._cloud.answering() as request:
+            try:
+                self._convert()
+                self._adopt(request)
+            except (*FAILURES, _Taken):
+                self._revert()
 
     def _alive(self):
         image = self._cloud.repo.get(self._image_id)
@@ -124,12 +125,12 @@ class Import:
                        adoption.Sealed(sink, BLOCKS << 20,
                                        digest.Digest(None, None)))
 
-    def _adopt(self):
+    def _adopt(self, request):
         """As ImportActionWrapper does around the driver's add()."""
         image = self._alive()
         previous = image.status
         url, *_, metadata = self._store.add(
-            self._image_id, None, BLOCKS << 20, 'sha512')
+            self._image_id, None, BLOCKS << 20, 'sha512', context=request)
         image.locations.append({'url': url, 'metadata': metadata})
         image.status = 'active'
         self._cloud.slow_database()
@@ -170,11 +171,11 @@ class Upload:
         self._cloud, self._image_id = cloud, image_id
 
     def __call__(self):
-        with contextlib.suppress(*FAILURES):
-            self._upload()
+        with contextlib.suppress(*FAILURES), self._cloud.answering() as req:
+            self._upload(req)
 
-    def _upload(self):
-        repo, request = self._cloud.repo, self._cloud.new_request()
+    def _upload(self, request):
+        repo = self._cloud.repo
         image = repo.get(self._image_id)
         if image.status != 'queued':
             return

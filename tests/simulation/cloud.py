@@ -12,6 +12,7 @@
 
 """A cloud of our own code in a simulated world, and what must hold after."""
 
+import contextlib
 import itertools
 import json
 import types
@@ -117,6 +118,17 @@ class Cloud:
         """The context of a request to Glance."""
         return types.SimpleNamespace(request_id=f'req-{next(self._numbers)}')
 
+    @contextlib.contextmanager
+    def answering(self):
+        """A request, for as long as Glance does what was asked for."""
+        request = self.new_request()
+        under_way = self.world.actor.process.under_way
+        under_way.add(request.request_id)
+        try:
+            yield request
+        finally:
+            under_way.remove(request.request_id)
+
     def attempts(self, image_id):
         """How often somebody has begun to write an image."""
         return sum(image_id in name for name in self.cluster.created)
@@ -202,6 +214,8 @@ class Cloud:
             yield records, name, self._of_whoever(name)
         for name in ('image_repo', 'task_repo'):
             yield compat, name, self._of_whoever(name)
+        yield compat, 'is_under_way', lambda work: (
+            work in self.world.actor.process.under_way)
         yield compat, 'delete_data', lambda _, location: self.delete(
             location['url'])
         yield liveness, 'new_id', self.new_upload

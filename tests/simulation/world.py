@@ -46,6 +46,8 @@ class Process:
         self.died_at = self.paused_at = self.paused_until = 0
         # Nothing has come between it and its work.
         self.undisturbed = True
+        # Ids of requests and tasks that it still answers and runs.
+        self.under_way = set()
         # What a module of ours keeps for a process.
         self.adopted = {}
         self.watches = {}

@@ -17,16 +17,21 @@ changes one says which.
 """
 
 import concurrent.futures
+import contextlib
 import importlib.metadata
 import inspect
 import io
 import os
 import pathlib
+import sys
+import threading
 import types
 import uuid
 
 from glance.api import common
+from glance.api.v2 import image_data
 from glance.async_.flows import api_image_import
+from glance.async_ import taskflow_executor
 from glance import context as glance_context
 from glance import db as glance_db
 import glance_store
@@ -204,6 +209,65 @@ def test_is_stopping(monkeypatch):
     assert not compat.is_stopping()
     pool.shutdown()
     assert compat.is_stopping()
+
+
+class _Waiting:
+    """A context of a request whose owner takes long to find."""
+
+    read_only = False
+
+    def __init__(self, name):
+        self.request_id = name
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    @property
+    def owner(self):
+        self.asked.set()
+        assert self.go_on.wait(60)
+        raise ZeroDivisionError
+
+    def get(self, *_):
+        return self.owner
+
+
+def _upload(waiting):
+    image_data.ImageDataController().upload(
+        types.SimpleNamespace(context=waiting), 'image', None, 5)
+
+
+def _run_task(waiting):
+    executor = taskflow_executor.TaskExecutor(waiting, waiting, None, None)
+    executor._run('task-7', 'api_image_import')
+
+
+@pytest.mark.parametrize('work, names', [
+    (_upload, ['req-5']), (_run_task, ['req-5', 'task-7'])])
+def test_is_under_way(work, names):
+    waiting = _Waiting('req-5')
+
+    def run():
+        with contextlib.suppress(ZeroDivisionError):
+            work(waiting)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert waiting.asked.wait(60)
+        for name in names:
+            assert compat.is_under_way(name)
+        assert not compat.is_under_way('req-6')
+    finally:
+        waiting.go_on.set()
+        thread.join(60)
+    for name in names:
+        assert not compat.is_under_way(name)
+
+
+def test_nobody_can_tell_what_is_under_way_where_threads_are_none(
+        monkeypatch):
+    monkeypatch.setitem(sys.modules, 'eventlet.patcher', types.SimpleNamespace(
+        is_monkey_patched=lambda what: what == 'thread'))
+    assert compat.is_under_way('req-6')
 
 
 def test_what_a_task_may_do_with_the_image():

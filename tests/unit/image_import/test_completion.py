@@ -12,6 +12,7 @@
 
 """What is left to do at the end of an import, beside a real database."""
 
+import os
 import threading
 import types
 import uuid
@@ -20,6 +21,7 @@ import pytest
 
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.image_import import completion
 from glance_conversion_plugins.image_import import image
@@ -36,6 +38,14 @@ MESSAGE = 'Converted 1 GiB'
 def database(tmp_path):
     with databases.glance_database(tmp_path / 'glance.sqlite'):
         yield
+
+
+@pytest.fixture(autouse=True)
+def over(monkeypatch):
+    """Tasks that have ended; Glance still runs all others."""
+    ended = set()
+    monkeypatch.setattr(compat, 'is_under_way', lambda work: work not in ended)
+    return ended
 
 
 @pytest.fixture
@@ -276,3 +286,29 @@ def test_a_message_that_can_not_be_written_stops_no_digests(monkeypatch,
     _complete(task_id, later=lambda: called.append('digests'))
     assert called == ['digests']
     assert f'Task {task_id} lost its message' in caplog.text
+
+
+# An import that ended while the database was away
+
+@pytest.mark.parametrize('lock', [True, False])
+def test_of_an_import_that_is_to_be_ended_its_placeholder_stays(
+        tmp_path, monkeypatch, over, meanwhile, lock):
+    """Nobody holds a lock on it, by which the clean-up sees what to do."""
+    task_id = databases.add_task('processing')
+    made, sink = _placeholder(tmp_path, task_id), _offer(task_id)
+    monkeypatch.setattr(records, 'lock_holder',
+                        lambda image_id: task_id if lock else None)
+    meanwhile += [lambda: None] * 15 + [lambda: over.add(task_id)]
+    called = []
+    _complete(task_id, placeholder=made, later=lambda: called.append(1))
+    assert sink.names() == ['abort']
+    header = placeholder.read_abandoned(made.path)
+    assert bool(header) == os.path.exists(made.path) == lock
+    assert called == []
+
+
+def test_what_was_recorded_before_it_ended_counts(over):
+    task_id = databases.add_task('success')
+    over.add(task_id)
+    _complete(task_id)
+    assert _message(task_id) == MESSAGE

@@ -56,6 +56,14 @@ def watching(database, monkeypatch):
     _await(lambda: set(threading.enumerate()) <= before)
 
 
+@pytest.fixture(autouse=True)
+def over(monkeypatch):
+    """Requests that have ended; Glance still answers all others."""
+    ended = set()
+    monkeypatch.setattr(compat, 'is_under_way', lambda work: work not in ended)
+    return ended
+
+
 @pytest.fixture
 def looks(monkeypatch):
     """The number of looks at the database, as the length of a list."""
@@ -694,3 +702,91 @@ def test_when_one_has_come_to_an_end_others_may_too(pauses, status):
     else:
         _set_status(image_id, status)
     _await(lambda: any(pause < 0.5 for pause in pauses[before:]))
+
+
+# Requests that have ended and could not record what they stored
+
+def _status(image_id):
+    return records.status(image_id)
+
+
+def test_an_upload_that_could_not_be_recorded_is_given_back(watching, looks,
+                                                            over):
+    image_id = _image('saving')
+    sink = _watch(image_id, request='req-1')
+    _look_again(looks)
+    assert sink.calls == []
+    over.add('req-1')
+    _await(lambda: _has_ended(watching))
+    assert sink.names() == ['abort']
+    assert _status(image_id) == 'queued'
+
+
+@pytest.mark.parametrize('status', ['saving', 'active', 'importing'])
+def test_what_was_recorded_at_last_is_handed_over(watching, over, status):
+    over.add('req-1')
+    image_id = _image(status, recorded=True)
+    sink = _watch(image_id, request='req-1')
+    _await(lambda: _has_ended(watching))
+    assert sink.names() == ['hand_over']
+    assert _status(image_id) == status
+
+
+def test_an_import_that_could_not_be_recorded_is_for_the_clean_up(watching,
+                                                                  over):
+    """Which takes over its lock as well; and finds nobody at work."""
+    over.add('req-1')
+    image_id = _image('importing')
+    sink = _watch(image_id, request='req-1')
+    _await(lambda: _has_ended(watching))
+    assert sink.names() == ['release']
+    assert _status(image_id) == 'importing'
+
+
+def test_what_was_taken_meanwhile_may_be_uploaded_anew(watching, over):
+    over.add('req-1')
+    image_id = _image('saving')
+    sink = _watch(image_id, request='req-1', held=False)
+    _await(lambda: _has_ended(watching))
+    assert sink.names() == ['release']
+    assert _status(image_id) == 'saving'
+
+
+def test_what_is_recorded_at_the_last_moment_stays(watching, over,
+                                                   monkeypatch):
+    """By another process, which nobody can see from here."""
+    over.add('req-1')
+    image_id, set_status = _image('saving'), records.set_status
+
+    def recorded_before(*given):
+        monkeypatch.setattr(records, 'set_status', set_status)
+        _record(image_id)
+        _set_status(image_id, 'active')
+        return set_status(*given)
+
+    monkeypatch.setattr(records, 'set_status', recorded_before)
+    sink = _watch(image_id, request='req-1')
+    _await(lambda: _has_ended(watching))
+    assert sink.names() == ['hand_over']
+    assert _status(image_id) == 'active'
+
+
+@pytest.mark.parametrize('status', ['uploading', 'active', 'deactivated'])
+def test_where_glance_waits_for_nothing_nothing_is_taken(watching, looks, over,
+                                                         status):
+    over.add('req-1')
+    image_id = _image(status)
+    sink = _watch(image_id, request='req-1')
+    _look_again(looks)
+    assert sink.calls == []
+    assert _status(image_id) == status
+
+
+def test_of_what_no_request_published_nobody_knows_whether_it_is_over(
+        watching, looks, over):
+    over.add(None)
+    image_id = _image('saving')
+    sink = _watch(image_id)
+    _look_again(looks)
+    assert sink.calls == []
+    assert _status(image_id) == 'saving'

@@ -61,6 +61,7 @@ def undecided(monkeypatch):
     monkeypatch.setattr(handover, '_watches', watches)
     monkeypatch.setattr(records, 'status', lambda image_id: 'saving')
     monkeypatch.setattr(records, 'is_recorded', lambda url: False)
+    monkeypatch.setattr(compat, 'is_under_way', lambda work: True)
     yield
     for watching in watches.values():
         for each in watching._waiting:
