@@ -42,6 +42,10 @@ _LONGEST_LINE = 4096
 _KEPT = 4096
 _SHOWN = 500
 
+# What qemu says where a limit on memory keeps it from going on: the system's
+# words, or some of its own, such as "Could not allocate metadata caches".
+_NO_MEMORY = ('allocate memory', 'Could not allocate')
+
 
 class Overflow(Exception):
     """A program said more than anybody wants to hear."""
@@ -53,6 +57,11 @@ def shorten(said: bytes) -> str:
     line = '; '.join(part.strip() for part in text.splitlines())
     clean = ''.join(c if c.isprintable() else '?' for c in line[:_SHOWN])
     return clean + (' ...' if len(line) > _SHOWN else '')
+
+
+def lacked_memory(said: str) -> bool:
+    """Whether a qemu that failed said that it got no memory."""
+    return any(words in said for words in _NO_MEMORY)
 
 
 class Program:

@@ -46,8 +46,6 @@ NOT_REPLAYED = (
 _DAMAGED_TABLES = ('The image is damaged: its tables can not be read to the '
                    'end.')
 
-# What qemu says where a limit on memory keeps it from going on.
-_NO_MEMORY = 'Cannot allocate memory'
 # Most of what qemu-img answers are the names of snapshots and bitmaps.
 _MOST_ANSWERED = 4 << 20
 # How many times as long as its CPU time a program may take.
@@ -151,7 +149,7 @@ def _check_ended(command: str, running: program.Program) -> None:
     if status == sandbox_exec.NOT_STARTED:
         LOG.error('Could not run qemu: %s', said)
         raise errors.Misconfigured(sandbox.MISSING)
-    if status is None or status < 0 or status and _NO_MEMORY in said:
+    if status is None or status < 0 or status and program.lacked_memory(said):
         LOG.error('qemu-img %s was stopped with %s: %s', command, status,
                   said)
         raise errors.SourceFailed(STOPPED)

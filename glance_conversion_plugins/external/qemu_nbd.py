@@ -52,6 +52,7 @@ class NbdServer:
         argv = ['qemu-nbd', '--read-only', f'--shared={connections}',
                 image.node]
         self._path = image.path
+        self._said = ''
         self._stderr, stderr = os.pipe()
         # What it says beyond what fits into a pipe is lost, and nothing waits:
         # neither it for us, nor we for what it may have left behind.
@@ -88,7 +89,8 @@ class NbdServer:
         status = self.status()
         if status == sandbox_exec.NOT_STARTED:
             return errors.Misconfigured(sandbox.MISSING)
-        if status is None or status < 0:
+        if (status is None or status < 0
+                or program.lacked_memory(self._hear())):
             return errors.SourceFailed(qemu_img.STOPPED)
         self.see_readable(lambda: False)
         return errors.DamagedImage('The image can not be opened: '
@@ -109,12 +111,20 @@ class NbdServer:
     def close(self) -> None:
         """End the server and log what it had to say. May be called twice."""
         self.kill()
+        said = self._hear()
         fd, self._stderr = self._stderr, -1
         if fd < 0:
             return
-        with open(fd, 'rb', buffering=0) as stderr:
-            if said := program.shorten(stderr.read(4096) or b''):
-                LOG.warning('qemu-nbd said: %s', said)
+        os.close(fd)
+        if said:
+            LOG.warning('qemu-nbd said: %s', said)
+
+    def _hear(self) -> str:
+        """The beginning of what it has said, for the log."""
+        if not self._said and self._stderr >= 0:
+            with contextlib.suppress(BlockingIOError):
+                self._said = program.shorten(os.read(self._stderr, 4096))
+        return self._said
 
 
 @contextlib.contextmanager

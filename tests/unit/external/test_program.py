@@ -20,6 +20,7 @@ import threading
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import program
 from glance_conversion_plugins.external import qemu_img
@@ -197,3 +198,21 @@ def test_a_process_that_can_not_be_killed_is_left(caplog, monkeypatch):
         assert process.poll() is None
         monkeypatch.undo()
         process.kill()
+
+
+@pytest.mark.parametrize('words', [
+    'Could not initialize refcount handling: Cannot allocate memory',
+    'Could not allocate metadata caches',
+    'Unable to allocate memory for page table'])
+def test_want_of_memory_is_not_the_fault_of_the_image(unconfined, path,
+                                                      caplog, words):
+    unconfined.argv = ['sh', '-c', f'echo "qemu: {words}" >&2; exit 1']
+    image = qemu_img.Image(path, 'qcow2')
+    for question in (lambda: qemu_img.info(image),
+                     lambda: qemu_img.check(image),
+                     lambda: list(qemu_img.extents(image, 1 << 18)),
+                     lambda: nbd_source.NbdSource(image, 1 << 18)):
+        caplog.clear()
+        with pytest.raises(errors.SourceFailed, match='stopped'):
+            question()
+        assert words in caplog.text
