@@ -153,6 +153,11 @@ def delete_data(image_id: str, location: dict[str, Any]) -> None:
 
     :param location: without ``id``: its row is somebody else's business
     """
+    # As Glance does with what it loads, for stores may be renamed. 23.
+    stores = cfg.CONF.enabled_backends
+    if stores and location['metadata'].get('store') not in stores:
+        location = location | {'metadata': dict(location['metadata'])}
+        _image_data.get_updated_store_location([location], admin_context())
     _image_data.delete_image_location_from_backend(
         admin_context(), image_id, location)
 

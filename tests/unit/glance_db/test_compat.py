@@ -441,6 +441,21 @@ def test_delete_data(override, monkeypatch, image_id, called):
     assert (found['url'], found['status']) == ('file:///x', 'active')
 
 
+def test_delete_data_of_a_store_that_was_renamed(tmp_path, override):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    override('enabled_backends', {'new': 'file'})
+    glance_store.register_store_opts(CONF)
+    override('filesystem_store_datadir', str(folder), 'new')
+    glance_store.create_multi_stores(CONF)
+    data = folder / 'disk'
+    data.write_bytes(b'x')
+    compat.delete_data('image', {
+        'url': f'file://{data}', 'metadata': {'store': 'old'},
+        'status': 'active'})
+    assert not data.exists()
+
+
 def test_admin_context():
     assert compat.admin_context().is_admin
 
