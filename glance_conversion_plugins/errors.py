@@ -104,6 +104,10 @@ class NotStored(SinkFailed):
 class AlreadyStored(SinkFailed):
     """The store already holds data under the name of this image."""
 
+    def __init__(self, message: str = 'The store already holds data of this '
+                 'image.') -> None:
+        super().__init__(message)
+
 
 class Fenced(SinkFailed):
     """What was written was taken from its writer, which seemed dead."""

@@ -94,7 +94,7 @@ class Folder:
     def create(self, mark: marks.Mark) -> io.FileIO:
         """Begin an image; the file is locked while its writer lives."""
         if self.holds(mark.image_id):
-            raise _taken()
+            raise errors.AlreadyStored
         with os_errors.translated(self.path):
             file = open(name_of(mark, marks.PARTIAL),   # noqa: SIM115
                         'xb', buffering=0, opener=self._opener)
@@ -118,7 +118,7 @@ class Folder:
                 os.link(name_of(mark, marks.PARTIAL), mark.image_id,
                         src_dir_fd=self._fd, dst_dir_fd=self._fd)
             except FileExistsError as e:
-                raise _taken() from e
+                raise errors.AlreadyStored from e
             except FileNotFoundError as e:
                 raise errors.Fenced from e
             except OSError as e:
@@ -147,7 +147,7 @@ class Folder:
             os.close(self._opener(name, os.O_CREAT | os.O_EXCL
                                   | os.O_CLOEXEC))
         except FileExistsError as e:
-            raise _taken() from e
+            raise errors.AlreadyStored from e
 
     def _rename(self, name: str, to: str) -> bool:
         """Rename a file, unless somebody else has taken it."""
@@ -171,6 +171,14 @@ class Folder:
             found = [self._unlink(name_of(mark, state))
                      for state in (marks.PARTIAL, marks.SEALED)]
         return any(found)
+
+    def mark_again(self, mark: marks.Mark) -> None:
+        """Mark a file that Glance has recorded, unless somebody writes it."""
+        if self._is_locked(mark.image_id):
+            raise errors.Busy('Somebody has the image open.')
+        if self.holds(mark.image_id):
+            with os_errors.translated(self.path):
+                self._touch(name_of(mark, marks.SEALED))
 
     def bears(self, mark: marks.Mark) -> bool:
         """Say whether what was begun still has its mark."""
@@ -289,7 +297,3 @@ class Folder:
     def _is_published(self, name: str, mark: marks.Mark) -> bool:
         file, image = self._stat('.' + name), self._stat(mark.image_id)
         return bool(file and image and os.path.samestat(file, image))
-
-
-def _taken() -> errors.AlreadyStored:
-    return errors.AlreadyStored('The store already holds data of this image.')

@@ -135,6 +135,22 @@ def hand_over(ioctx: Any, mark: marks.Mark) -> None:
     strike_out(ioctx, mark)
 
 
+def mark_again(ioctx: Any, mark: marks.Mark) -> None:
+    """Mark an image that Glance has recorded, if it is there.
+
+    :raises errors.Busy: if somebody has it open for writing
+    """
+    rbd_index.add(ioctx, mark)
+    rbd_names.mend(ioctx, mark.image_id)
+    try:
+        with rbd.Image(ioctx, mark.image_id) as image:
+            write(image, mark)
+    except rbd.ImageNotFound:
+        strike_out(ioctx, mark)
+    except errors.Fenced as e:
+        raise errors.Busy('Somebody has the image open.') from e
+
+
 def name_of(ioctx: Any, mark: marks.Mark) -> str | None:
     """What an image is called that bears a mark; None if there is none.
 

@@ -88,8 +88,7 @@ def translated() -> Iterator[None]:
 def failure(error: Exception) -> errors.SinkFailed:
     """The error of ours that an error of Ceph is."""
     if isinstance(error, rbd.ImageExists):
-        return errors.AlreadyStored(
-            'The store already holds data of this image.')
+        return errors.AlreadyStored()
     return failure_of(getattr(error, 'errno', 0))
 
 

@@ -31,6 +31,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import retry
+from glance_conversion_plugins.maintenance import recorded
 from glance_conversion_plugins.stores import liveness
 from glance_conversion_plugins.stores import placeholder
 from glance_conversion_plugins.stores import verdict
@@ -229,7 +230,7 @@ class Imports:
             # One that wakes between a look at its lock and its save would
             # make the image active, were it imported again by then.
             return
-        _forget_locations(image_id)
+        recorded.forget(image_id)
         values: dict[str, Any] = {'properties': {
             compat.IMPORTING_PROPERTY: '', compat.FAILED_PROPERTY: stores}}
         if header := self._abandoned.get(task_id):
@@ -254,23 +255,6 @@ def end_upload(image_id: str, status: str) -> None:
         records.set_status(image_id, status, 'saving')
     except compat.exception.Conflict as e:
         raise errors.Busy('Nothing is uploaded to the image.') from e
-
-
-def _forget_locations(image_id: str) -> None:
-    """Remove what a dead import has of data, which is of no use alone.
-
-    One of all who try takes a location off the record, and removes its data:
-    a second one could find that of a later import there.
-    """
-    for location in records.locations(image_id):
-        if records.set_location_deleted(location['id'], True):
-            try:
-                compat.delete_data(image_id, {
-                    key: location[key]
-                    for key in ('url', 'metadata', 'status')})
-            except Exception:
-                records.set_location_deleted(location['id'], False)
-                raise
 
 
 def _forget_pending_locations(image_id: str) -> None:

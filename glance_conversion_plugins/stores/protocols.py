@@ -77,6 +77,12 @@ class Recoverable(Protocol):
     def hand_over(self, mark: marks.Mark) -> None:
         """Glance has recorded the image: take the mark off."""
 
+    def mark_again(self, mark: marks.Mark) -> None:
+        """Put a mark on what Glance has recorded, and is to be removed.
+
+        :raises errors.Busy: if somebody has it open for writing
+        """
+
     def fence(self, mark: marks.Mark) -> bool:
         """Shut the writer out of the store.
 

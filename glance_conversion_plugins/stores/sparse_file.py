@@ -207,6 +207,10 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
             found.hand_over(mark)
             found.give_back(mark)
 
+    def mark_again(self, mark: marks.Mark) -> None:
+        for found in self._opened():
+            found.mark_again(mark)
+
     def fence(self, mark: marks.Mark) -> bool:
         fenced = [found.fence(mark) for found in self._opened()]
         return any(fenced)

@@ -161,6 +161,10 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
         with self._connect() as (_, ioctx):
             rbd_marks.hand_over(ioctx, mark)
 
+    def mark_again(self, mark: marks.Mark) -> None:
+        with self._connect() as (_, ioctx):
+            rbd_marks.mark_again(ioctx, mark)
+
     def fence(self, mark: marks.Mark) -> bool:
         with self._connect() as (cluster, ioctx):
             return rbd_marks.fence(cluster, ioctx, mark)

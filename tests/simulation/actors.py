@@ -75,21 +75,19 @@ class Watch(handover._Watch):
 class Import:
     """An import by our task and Glance's, on one of Glance's nodes."""
 
-    def __init__(self, cloud, image_id, task_id, store_id='ceph'):
+    def __init__(self, cloud, image_id, task_id, store_ids=('ceph',)):
         self._cloud, self._image_id, self._task_id = cloud, image_id, task_id
-        self._store_id = store_id
-
-    @property
-    def _store(self):
-        return self._cloud.stores[self._store_id]
+        self._store_ids = store_ids
 
     def __call__(self):
         with self._cloud.answering() as request:
             try:
                 self._convert()
-                self._adopt(request)
+                for store_id in self._store_ids:
+                    self._adopt(store_id, request)
+                self._end('success')
             except (*FAILURES, _Taken):
-                self._revert()
+                self._revert(request)
 
     def _alive(self):
         image = self._cloud.repo.get(self._image_id)
@@ -114,35 +112,45 @@ class Import:
             self._cloud.world.actor.process, placeholder.Header(
                 self._image_id, self._task_id, image.disk_format,
                 image.container_format, host)))
-        sink = self._store.sink(self._image_id, self._task_id)
+        for store_id in self._store_ids:
+            self._write(store_id)
+
+    def _write(self, store_id):
+        sink = self._cloud.stores[store_id].sink(self._image_id, self._task_id)
         try:
             _write(sink, self._go_on)
             self._alive()
         except BaseException:
             sink.abort()
             raise
-        adoption.offer(self._store_id, self._image_id, self._task_id,
+        adoption.offer(store_id, self._image_id, self._task_id,
                        adoption.Sealed(sink, BLOCKS << 20,
                                        digest.Digest(None, None)))
 
-    def _adopt(self, request):
+    def _adopt(self, store_id, request):
         """As ImportActionWrapper does around the driver's add()."""
         image = self._alive()
         previous = image.status
-        url, *_, metadata = self._store.add(
+        url, *_, metadata = self._cloud.stores[store_id].add(
             self._image_id, None, BLOCKS << 20, 'sha512', context=request)
         image.locations.append({'url': url, 'metadata': metadata})
-        image.status = 'active'
+        if store_id == self._store_ids[-1]:
+            image.status = 'active'
         self._cloud.slow_database()
         self._alive()
         self._cloud.repo.save(image, previous)
-        self._end('success')
 
-    def _revert(self):
+    def _revert(self, request):
         try:
             adoption.forget(self._task_id)
             image = self._alive()
             if image.status == 'importing':
+                # Its data goes before the record says so.
+                for location in list(image.locations):
+                    with contextlib.suppress(glance_store.NotFound):
+                        self._cloud.delete(location['url'], request)
+                    image.locations.remove(location)
+                    self._cloud.repo.save(image, 'importing')
                 image.status = 'queued'
                 self._cloud.repo.save(image, 'importing')
             self._end('failure')
@@ -236,7 +244,7 @@ class Owner:
             image.status = 'importing'
             self._cloud.repo.save(image, 'queued')
         except FAILURES:
-            work._revert()
+            work._revert(self._cloud.new_request())
             return
         work()
 

@@ -141,7 +141,9 @@ class Cloud:
     def new_upload(self):
         """What stands in for liveness.new_id()."""
         upload_id = f'{next(self._numbers):016x}-{0:08x}'
-        self.uploads[upload_id] = self.world.actor.process
+        # Those who look at the end do not die.
+        self.uploads[upload_id] = (
+            self.world.actor and self.world.actor.process)
         return upload_id
 
     def is_dead(self, upload_id):
@@ -282,20 +284,22 @@ def _people(cloud):
 def _somebody_writes(cloud, number):
     """One image, and a process that writes it; returns its id."""
     chance, world, db = cloud.world.random, cloud.world, cloud.db
-    what = chance.choice(('import', 'import', 'upload', 'copy', 'sparsify'))
+    what = chance.choice(('import', 'import', 'import of two', 'upload',
+                          'copy', 'sparsify'))
     name = f'{what} {number}'
     if what == 'upload':
         image_id = db.new_image('queued')
         work = actors.Upload(cloud, image_id)
-    elif what == 'import':
+    elif what in ('import', 'import of two'):
         image_id = db.new_image('importing')
-        work = actors.Import(cloud, image_id, db.new_task(image_id))
+        work = actors.Import(cloud, image_id, db.new_task(image_id),
+                             ('ceph', 'other')[:1 + what.count('two')])
     else:
         image_id = _stored(cloud)
         work = actors.Sparsify(cloud, image_id, chance.choice((0, 1)))
         if what == 'copy':
             work = actors.Import(cloud, image_id, db.new_task(image_id),
-                                 'other')
+                                 ('other',))
     cloud.writers[world.add(name, work)] = image_id, what
     return image_id
 
@@ -340,7 +344,7 @@ def _interrupted(cloud):
             continue
         if actor.process.undisturbed:
             image = cloud.db.images[image_id]
-            if len(image.locations) != 1 + (what == 'copy'):
+            if len(image.locations) != 1 + (what in ('copy', 'import of two')):
                 yield f'image {image_id}: {what} was interrupted'
 
 

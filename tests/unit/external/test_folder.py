@@ -16,6 +16,7 @@
 from concurrent import futures
 import contextlib
 import errno
+import fcntl
 import functools
 import itertools
 import os
@@ -537,6 +538,7 @@ def test_an_abort_that_fails_lets_go_all_the_same(path, any_system,
 
 _WRITER = '''
 import errno
+import fcntl
 import os
 import sys
 from glance_conversion_plugins.copying.sinks import file
@@ -1300,3 +1302,41 @@ def test_a_program_that_is_started_inherits_nothing(path):
     with _open(path) as folder, folder.create(MARK) as file:
         assert not os.get_inheritable(file.fileno())
         assert not os.get_inheritable(folder._fd)
+
+
+# What Glance has recorded and is to go
+
+def test_what_is_recorded_gets_a_mark_by_which_it_goes(path, any_system):
+    (path / IMAGE).write_text('recorded')
+    with _open(path) as folder:
+        folder.mark_again(MARK)
+        assert list(folder.marked()) == [marks.Found(MARK, True)]
+        folder.discard(LATER_MARK)
+        assert (path / IMAGE).read_text() == 'recorded'
+        with folder.claimed(MARK):
+            folder.discard(MARK)
+    assert _names(path) == []
+
+
+def test_a_mark_on_what_stays_recorded_goes_alone(path, any_system):
+    (path / IMAGE).write_text('recorded')
+    with _open(path) as folder:
+        folder.mark_again(MARK)
+        folder.hand_over(MARK)
+    assert _names(path) == [IMAGE]
+
+
+def test_what_is_not_there_gets_no_mark(path):
+    with _open(path) as folder:
+        folder.mark_again(MARK)
+    assert _names(path) == []
+
+
+def test_what_somebody_writes_gets_no_mark(path, any_system):
+    _publish(path)
+    before = _names(path)
+    with _open(path) as folder, open(path / IMAGE, 'rb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(errors.Busy):
+            folder.mark_again(LATER_MARK)
+    assert _names(path) == before

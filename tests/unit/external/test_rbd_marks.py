@@ -638,3 +638,32 @@ def test_what_is_recorded_and_is_led_to_no_more_is_led_to_again(cluster,
     assert cluster.images == {IMAGE: header}
     assert header.meta == {}
     assert _untouched(header)
+
+
+# What Glance has recorded and is to go
+
+def test_what_is_recorded_gets_a_mark_by_which_it_goes(cluster, ioctx):
+    header = _stock_image(cluster)
+    rbd_marks.mark_again(ioctx, MARK)
+    assert list(rbd_marks.marked(ioctx)) == [marks.Found(
+        MARK._replace(host=''), is_published=True)]
+    assert header.opened == []
+    rbd_marks.discard(ioctx, LATER)
+    assert _untouched(header)
+    rbd_marks.discard(ioctx, MARK)
+    assert cluster.images == {}
+    assert list(rbd_marks.marked(ioctx)) == []
+
+
+def test_what_is_not_there_gets_no_mark(cluster, ioctx):
+    rbd_marks.mark_again(ioctx, MARK)
+    assert list(rbd_marks.marked(ioctx)) == []
+
+
+def test_what_somebody_writes_gets_no_mark(cluster, ioctx):
+    header = _stock_image(cluster)
+    with rbd_marks.rbd.Image(cluster.client()[1], IMAGE):
+        with pytest.raises(errors.Busy):
+            rbd_marks.mark_again(ioctx, MARK)
+    assert rbd_marks.read(ioctx, IMAGE) is None
+    assert _untouched(header)
