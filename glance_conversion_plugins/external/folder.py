@@ -175,7 +175,7 @@ class Folder:
     def mark_again(self, mark: marks.Mark) -> None:
         """Mark a file that Glance has recorded, unless somebody writes it."""
         if self._is_locked(mark.image_id):
-            raise errors.Busy('Somebody has the image open.')
+            raise errors.Busy('The image changes at the moment.')
         if self.holds(mark.image_id):
             with os_errors.translated(self.path):
                 self._touch(name_of(mark, marks.SEALED))

@@ -111,6 +111,12 @@ def erase(image: Any, mark: marks.Mark) -> None:
         raise errors.Fenced from e
 
 
+def is_handed_over(ioctx: Any, image: Any, name: str) -> bool:
+    """Say whether an open image has its name, and no mark any more."""
+    return (_parse(image) is None
+            and rbd_names.id_listed(ioctx, name) == image.id())
+
+
 def publish(ioctx: Any, mark: marks.Mark, image: Any) -> None:
     """Give a sealed image its name.
 
@@ -148,7 +154,7 @@ def mark_again(ioctx: Any, mark: marks.Mark) -> None:
     except rbd.ImageNotFound:
         strike_out(ioctx, mark)
     except errors.Fenced as e:
-        raise errors.Busy('Somebody has the image open.') from e
+        raise errors.Busy('The image changes at the moment.') from e
 
 
 def name_of(ioctx: Any, mark: marks.Mark) -> str | None:

@@ -143,10 +143,18 @@ class FileSink:
     def hand_over(self) -> None:
         assert self._folder     # noqa: S101
         try:
-            if not self._folder.hand_over(self._mark):
+            if not (self._folder.hand_over(self._mark)
+                    or self._is_handed_over(self._folder.path)):
                 raise errors.Fenced
         finally:
             self.release()
+
+    def _is_handed_over(self, folder: str) -> bool:
+        """Say whether a clean-up has done it, which saw the image recorded."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self._lease), os.stat(
+                os.path.join(folder, self._mark.image_id)))
+        return False
 
     def is_held(self) -> bool:
         try:

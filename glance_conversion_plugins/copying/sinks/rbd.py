@@ -188,12 +188,25 @@ class RbdSink:
     def hand_over(self) -> None:
         with rbd_pool.translated():
             try:
-                rbd_marks.erase(self._image, self._mark)
-                rbd_marks.strike_out(self._ioctx, self._mark)
+                self._take_mark_off()
             except (rbd.ImageNotFound, rbd.ConnectionShutdown) as e:
                 raise errors.Fenced from e
             finally:
                 self.release()
+
+    def _take_mark_off(self) -> None:
+        try:
+            rbd_marks.erase(self._image, self._mark)
+        except errors.Fenced:
+            # A clean-up that saw the image recorded has done so.
+            if not rbd_marks.is_handed_over(self._ioctx, self._image,
+                                            self._name):
+                raise
+        try:
+            rbd_marks.strike_out(self._ioctx, self._mark)
+        except Exception:
+            LOG.warning('Image %s: its entry is left to the clean-up',
+                        self._name, exc_info=True)
 
     def is_held(self) -> bool:
         if not self._begun:

@@ -390,19 +390,20 @@ def test_only_a_mark_of_its_own_is_taken_off(cluster, ioctx):
 
 
 def test_a_writer_whose_mark_is_off_already_is_told(cluster, ioctx):
-    sink = _published()
+    _published()
     with rbd_marks.rbd.Image(ioctx, IMAGE) as image:
         image.metadata_remove(rbd_marks.KEY)
-    with pytest.raises(errors.Fenced):
-        sink.hand_over()
+        with pytest.raises(errors.Fenced):
+            rbd_marks.erase(image, MARK)
 
 
 def test_a_mark_that_goes_at_the_last_moment_is_told(cluster, ioctx):
-    sink = _published()
+    _published()
     cluster.before[f'remove {rbd_marks.KEY}'] = (
         lambda: cluster.images[IMAGE].meta.clear())
-    with pytest.raises(errors.Fenced):
-        sink.hand_over()
+    with rbd_marks.rbd.Image(ioctx, IMAGE) as image:
+        with pytest.raises(errors.Fenced):
+            rbd_marks.erase(image, MARK)
 
 
 # Whether it is still the writer's

@@ -499,6 +499,25 @@ def test_hand_over_leaves_a_file_as_stock_writes_it(folder):
     assert (folder / IMAGE).read_bytes() == images.content('A')
 
 
+def test_what_the_clean_up_has_handed_over_is_handed_over(folder):
+    """It saw the image recorded before its writer did."""
+    sink = _published(folder)
+    assert _hand_over(folder, MARK)
+    sink.hand_over()
+    assert _names(folder) == [IMAGE]
+
+
+def test_who_lost_its_name_is_fenced(folder):
+    """Another file has it by now, which is none of ours."""
+    sink = _published(folder)
+    assert _hand_over(folder, MARK)
+    os.unlink(folder / IMAGE)
+    (folder / IMAGE).write_text('of another')
+    with pytest.raises(errors.Fenced):
+        sink.hand_over()
+    assert (folder / IMAGE).read_text() == 'of another'
+
+
 def test_hand_over_is_of_one_task(folder):
     _stored(folder)
     assert not _hand_over(folder, LATER_MARK)

@@ -172,22 +172,61 @@ def test_who_was_shut_out_of_ceph_is_fenced(cluster, call):
         getattr(sink, call)()
 
 
-def test_who_lost_its_mark_or_its_image_is_fenced(cluster):
-    sink = _published()
-    cluster.images[IMAGE].meta.clear()
-    with pytest.raises(errors.Fenced):
-        sink.hand_over()
-    cluster.images.clear()
+def test_who_lost_its_image_is_fenced(cluster):
     sink = _published()
     cluster.images[IMAGE].gone = True
     with pytest.raises(errors.Fenced):
         sink.hand_over()
 
 
+def _rename(cluster, to):
+    rbd_pool.rbd.RBD().rename(cluster.client()[1], IMAGE, to)
+
+
+def test_who_lost_its_name_is_fenced(cluster):
+    """Another image has it by now, which is none of ours."""
+    sink = _published()
+    cluster.images[IMAGE].meta.clear()
+    _rename(cluster, 'taken')
+    clusters.create(cluster, IMAGE)
+    with pytest.raises(errors.Fenced):
+        sink.hand_over()
+
+
+def test_who_lost_its_mark_to_another_writer_is_fenced(cluster):
+    sink = _published()
+    meta = cluster.images[IMAGE].meta
+    meta[rbd_marks.KEY] = meta[rbd_marks.KEY].replace(
+        MARK.task_id, 'another')
+    with pytest.raises(errors.Fenced):
+        sink.hand_over()
+
+
+def test_what_the_clean_up_has_handed_over_is_handed_over(cluster):
+    """It saw the image recorded before its writer did."""
+    sink = _published()
+    cluster.images[IMAGE].meta.clear()
+    sink.hand_over()
+    assert cluster.images[IMAGE].opened == []
+
+
+def test_an_entry_that_stays_makes_no_hand_over_fail(cluster, monkeypatch,
+                                                     caplog):
+    def fail(*_):
+        raise errors.SinkFailed('no answer')
+
+    sink = _published()
+    monkeypatch.setattr(rbd_marks, 'strike_out', fail)
+    sink.hand_over()
+    assert cluster.images[IMAGE].meta == {}
+    assert f'{IMAGE}: its entry is left to the clean-up' in caplog.text
+
+
 def test_a_hand_over_that_fails_lets_go_all_the_same(cluster):
     sink = _published()
     header = cluster.images[IMAGE]
     header.meta.clear()
+    _rename(cluster, 'taken')
     with pytest.raises(errors.Fenced):
         sink.hand_over()
     assert header.opened == []
