@@ -20,6 +20,9 @@ for that after minutes of work.
 from oslo_db import api
 from oslo_db import exception
 
+# What is raised in the end of a database that does not answer.
+AWAY = exception.DBConnectionError
+
 
 def _is_conflict(error: Exception) -> bool:
     # oslo.db leaves the errors of sessions that Glance makes untranslated.

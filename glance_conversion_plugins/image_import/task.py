@@ -26,6 +26,7 @@ from taskflow import task
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import retry
 from glance_conversion_plugins.image_import import completion
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
@@ -82,16 +83,9 @@ class ConvertImage(task.Task):
             raise compat.exception.UploadException(self._advice(e)) from e
         except errors.ConversionError as e:
             raise compat.exception.UploadException(str(e)) from e
-        except OSError as e:
-            LOG.exception('Conversion of image %s failed', image_id)
-            raise compat.exception.UploadException(
-                'The conversion failed: the node that does it has a problem '
-                f'with its disk ({e.strerror}).') from e
         except Exception as e:
             LOG.exception('Conversion of image %s failed', image_id)
-            raise compat.exception.UploadException(
-                'The conversion failed for a reason that only the operator '
-                'of this cloud can see.') from e
+            raise _failure(e) from e
 
     def _execute(self, path: str) -> str:
         declaration = self._image.declaration()
@@ -254,3 +248,22 @@ class RbdDirectConvert(ConvertImage):
                 kinds: Mapping[str, str | None]) -> decision.Decision:
         return decision.only_rbd(super()._decide(declaration, path, kinds),
                                  kinds)
+
+
+def _failure(error: Exception) -> Exception:
+    """What the owner of an image is told of an error that is not ours."""
+    if isinstance(error, FileNotFoundError):
+        return compat.exception.UploadException(
+            'The conversion failed: the upload is gone from staging; upload '
+            'the image again.')
+    if isinstance(error, OSError):
+        return compat.exception.UploadException(
+            'The conversion failed: the node that does it has a problem with '
+            f'its disk ({error.strerror}).')
+    if isinstance(error, retry.AWAY):
+        return compat.exception.UploadException(
+            'The conversion failed: the database of this cloud did not '
+            'answer; import the image again.')
+    return compat.exception.UploadException(
+        'The conversion failed for a reason that only the operator of this '
+        'cloud can see.')

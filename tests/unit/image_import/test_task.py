@@ -13,6 +13,7 @@
 """What becomes of an import that was interrupted."""
 
 from glance.async_.flows import api_image_import
+from oslo_db import exception
 import pytest
 
 from glance_conversion_plugins.copying import convert
@@ -80,6 +81,27 @@ def test_where_the_upload_is_gone_the_image_goes_back_all_the_same(tmp_path):
     made.revert()
     assert image.given_back == [None]
     assert adoption._entries == {}
+
+
+@pytest.mark.usefixtures('override')
+@pytest.mark.parametrize('error, words', [
+    (FileNotFoundError(2, 'No such file'), 'is gone from staging; upload'),
+    (OSError(5, 'Input/output error'),
+     r'a problem with its disk \(Input/output error\)'),
+    (exception.DBConnectionError('host, port'),
+     'the database of this cloud did not answer; import the image again'),
+    (KeyError('secret'), 'for a reason that only the operator of this cloud'),
+], ids=lambda value: type(value).__name__)
+def test_what_failed_is_told_in_words(tmp_path, error, words):
+    class Failing(_Image):
+        def declaration(self):
+            raise error
+
+    with pytest.raises(compat.exception.UploadException,
+                       match=words) as caught:
+        _task(Failing()).execute(f'file://{tmp_path}/image')
+    for secret in ('secret', 'host', str(tmp_path)):
+        assert secret not in str(caught.value)
 
 
 @pytest.fixture
