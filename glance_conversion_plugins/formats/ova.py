@@ -89,6 +89,10 @@ def _find(f: BinaryIO, members: Mapping[str, tar.Member]) -> Disk:
     if name not in members:
         raise refused('its OVF names a disk that is not in the archive')
     member = members[name]
+    # qemu reads whole sectors, and would take this for the end of the disk.
+    if any(binary.read(f, member.offset + member.length,
+                       -member.length % tar.BLOCK)):
+        raise binary.senseless('archive')
     return Disk(member.offset, member.length, *hashes.get(name, ()))
 
 
@@ -115,7 +119,7 @@ def _read(f: BinaryIO, member: tar.Member, most: int, what: str) -> bytes:
 def _hashes(f: BinaryIO, members: Mapping[str, tar.Member]
             ) -> dict[str, tuple[str, str]]:
     """By the name of a member: an algorithm, and the digest."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for name, member in members.items():
         if not name.lower().endswith('.mf'):
             continue
@@ -128,7 +132,10 @@ def _hashes(f: BinaryIO, members: Mapping[str, tar.Member]
                 raise binary.senseless('manifest')
             named = os.path.normpath(os.path.join(os.path.dirname(name),
                                                   match[2]))
-            found[named] = _ALGORITHMS[match[1]], match[3].lower()
+            said = _ALGORITHMS[match[1]], match[3].lower()
+            # Of two that differ only one would be looked at.
+            if found.setdefault(named, said) != said:
+                raise binary.senseless('manifest')
     return found
 
 

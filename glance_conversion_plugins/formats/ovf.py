@@ -16,11 +16,13 @@ Of all that describes a machine only this is read: which disks there are, and
 in which files. The layout is that of DMTF's DSP0243, in any of its versions.
 """
 
+import re
 from typing import Any
 from typing import NamedTuple
 from xml.parsers import expat
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.formats import binary
 
 LARGEST = 4 << 20           # bytes
 
@@ -59,6 +61,15 @@ def _refuse(*_: object) -> None:
         'needs.')
 
 
+def _given(attributes: dict[str, Any], name: str) -> str | None:
+    """An attribute; some tools give it a name space, and some do not."""
+    values = {str(value) for key, value in attributes.items()
+              if key.rpartition(' ')[2] == name}
+    if len(values) > 1:
+        raise binary.senseless('OVF')
+    return values.pop() if values else None
+
+
 class _Reader:
     """Notes each file and each disk; where in the text they are is free."""
 
@@ -67,24 +78,28 @@ class _Reader:
         self._references: list[str] = []
 
     def start(self, element: str, attributes: dict[str, Any]) -> None:
-        # Some tools give attributes a name space, and some do not.
-        given = {name.rpartition(' ')[2]: str(value)
-                 for name, value in attributes.items()}
         kind = element.rpartition(' ')[2]
-        if kind == 'File' and 'id' in given:
-            compression = given.get('compression', '')
-            self._files[given['id']] = File(
-                given.get('href', ''),
-                '' if compression == 'identity' else compression,
-                'chunkSize' in given)
-        elif kind == 'Disk' and given.get('fileRef'):
-            self._references.append(given['fileRef'])
+        if kind == 'File':
+            self._add(attributes)
+        elif kind == 'Disk' and (name := _given(attributes, 'fileRef')):
+            self._references.append(name)
+
+    def _add(self, attributes: dict[str, Any]) -> None:
+        compression = _given(attributes, 'compression') or ''
+        file = File(_given(attributes, 'href') or '',
+                    '' if compression == 'identity' else compression,
+                    _given(attributes, 'chunkSize') is not None)
+        name = _given(attributes, 'id')
+        # Which of two that differ is meant each reader decides for itself.
+        if name is not None and self._files.setdefault(name, file) != file:
+            raise binary.senseless('OVF')
 
     def disks(self) -> list[File]:
         # A disk of several machines is one disk.
         wanted = list(dict.fromkeys(self._references))
         if missing := [name for name in wanted if name not in self._files]:
+            name = re.sub(r'[^\w.-]', '?', missing[0][:100])
             raise errors.DamagedImage(
-                'The image is damaged: its OVF refers to the file '
-                f'"{missing[0][:100]}", and does not say which one that is.')
+                f'The image is damaged: its OVF refers to the file "{name}", '
+                'and does not say which one that is.')
         return [self._files[name] for name in wanted]

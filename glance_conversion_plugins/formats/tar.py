@@ -71,10 +71,18 @@ def _number(field: bytes) -> int:
     """
     if field[0] == 0x80:
         return int.from_bytes(field[1:])
-    text = field.strip(b' \0')
+    # Of a NUL at its begin some readers make nothing, and others the end.
+    text = field.lstrip(b' ').rstrip(b' \0')
     if not re.fullmatch(rb'[0-7]*', text):
         raise ValueError('no octal number')
     return int(text or b'0', 8)
+
+
+def _decimal(text: bytes) -> int:
+    """A number in digits, and nothing else that Python reads as one."""
+    if not text.isdigit():
+        raise ValueError('no number')
+    return int(text)
 
 
 def members(f: BinaryIO, size: int) -> Iterator[Member]:
@@ -95,13 +103,20 @@ def members(f: BinaryIO, size: int) -> Iterator[Member]:
         if start + length > size:
             raise binary.truncated()
         if kind in _NOTES:
-            notes |= _note(kind, f, start, length)
+            said = _note(kind, f, start, length)
+            # Which of two is true each reader decides for itself.
+            if notes.keys() & said.keys():
+                raise binary.senseless('archive')
+            notes |= said
             continue
         notes = {}
         if kind not in (_REGULAR, FOLDER):
             raise errors.UnsafeImage(
                 'The image is refused: in its archive there is '
                 f'{_KINDS.get(kind, "more than files")}; only files are read.')
+        # In old archives this is a folder, and of none is there any content.
+        if name.endswith('/') if kind == _REGULAR else length:
+            raise binary.senseless('archive')
         if kind == _REGULAR:
             yield Member(name, start, length)
 
@@ -119,11 +134,9 @@ def _described(header: bytes, notes: dict[str, bytes]
         length = _number(header[124:136])
         if kind not in _NOTES:
             name = notes.get('path', name)
-            length = int(notes.get('size', length))
+            length = _decimal(notes['size']) if 'size' in notes else length
     except ValueError as e:
         raise binary.senseless('archive') from e
-    if length < 0:
-        raise binary.senseless('archive')
     return kind, name.decode(errors='replace'), length
 
 
@@ -135,9 +148,16 @@ def _note(kind: bytes, f: BinaryIO, start: int, length: int
     data = binary.read(f, start, length)
     if kind == _LONG_NAME:
         return {'path': data.rstrip(b'\0')}
-    # A link is refused, whatever its name; what holds for all that follow is
-    # no size and no name.
-    return dict(_records(data)) if kind == _EXTENDED else {}
+    # A link is refused, whatever its name.
+    if kind == _LONG_LINK:
+        return {}
+    records = dict(_records(data))
+    if kind == _EXTENDED:
+        return records
+    # What holds for all that follow is no size and no name.
+    if records.keys() & {'path', 'size'}:
+        raise binary.senseless('archive')
+    return {}
 
 
 def _records(data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -116,6 +116,13 @@ FINE = {
         member('vm.ovf', OVF.replace(
             b'</DiskSection>', b'<Disk ovf:diskId="e" ovf:fileRef="file0"/>'
             b'</DiskSection>')), member('d.vmdk', DISK)],
+    'a-remark-on-all': [member('x', b'15 comment=abc\n',
+                               type=tarfile.XGLTYPE),
+                        member('vm.ovf', OVF), member('d.vmdk', DISK)],
+    'the-same-twice': [
+        member('vm.ovf', OVF.replace(b'<File ', b'<File id="file0" ')),
+        member('d.vmdk', DISK), member('vm.mf', 2 * packages.manifest(
+            'SHA1', {'d.vmdk': DISK}))],
     'no-compression': [member('vm.ovf', packages.ovf(
         'd.vmdk', attributes='ovf:compression="identity"')),
         member('d.vmdk', DISK)],
@@ -193,6 +200,27 @@ REFUSED = {
                     'manifest makes no sense'),
     'unknown-algorithm': ([O, D, member('a.mf', b'SHA3 (d.vmdk)= 00')],
                           'manifest makes no sense'),
+    'two-digests': ([O, D, member('a.mf', packages.manifest(
+        'SHA256', {'d.vmdk': b'x'}) + packages.manifest(
+        'SHA256', {'d.vmdk': DISK}))], 'manifest makes no sense'),
+    'two-files-of-an-id': ([member('vm.ovf', OVF.replace(
+        b'</References>', b'<File ovf:id="file0" ovf:href="e.vmdk"/>'
+        b'</References>')), D], 'OVF makes no sense'),
+    'two-names-of-a-file': ([member('vm.ovf', OVF.replace(
+        b'<File ', b'<File href="e.vmdk" ')), D], 'OVF makes no sense'),
+    'no-file-of-an-odd-name': ([member('vm.ovf', OVF.replace(
+        b'fileRef="file0"', b'fileRef="a&#10;/b"')), D], 'the file "a..b"'),
+    'folder-with-content': ([member('x', DISK, type=tarfile.DIRTYPE), O, D],
+                            'archive makes no sense'),
+    'folder-of-old': ([member('x/', b'x'), O, D], 'archive makes no sense'),
+    'two-names': ([O, member('x', b'd.vmdk', type=tarfile.GNUTYPE_LONGNAME),
+                   member('x', b'15 path=e.vmdk\n', type=tarfile.XHDTYPE),
+                   D], 'archive makes no sense'),
+    'a-name-of-all': ([O, member('x', b'15 path=d.vmdk\n',
+                                 type=tarfile.XGLTYPE), D],
+                      'archive makes no sense'),
+    'a-size-of-all': ([O, member('x', b'10 size=5\n', type=tarfile.XGLTYPE),
+                       D], 'archive makes no sense'),
     'another-ovf': ([O, D, member('a.mf', packages.manifest(
         'SHA256', {'vm.ovf': b'x'}))], 'checksum'),
 }
@@ -204,6 +232,15 @@ def test_what_is_refused(tmp_path, name):
     layout = (tarfile.PAX_FORMAT if 'pax' in name else tarfile.GNU_FORMAT)
     with pytest.raises(errors.ImageRefused, match=words):
         _found(tmp_path, packages.tar(*members, layout=layout))
+
+
+def test_what_fills_the_last_sector_of_a_disk(tmp_path):
+    data = bytearray(packages.tar(O, D))
+    at = data.index(DISK) + len(DISK)
+    assert len(DISK) % 512
+    data[at] = 1
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _found(tmp_path, bytes(data))
 
 
 def test_too_many_files(tmp_path):
@@ -246,7 +283,8 @@ def test_every_beginning_is_refused(tmp_path):
 @pytest.mark.parametrize('field', [
     slice(124, 136), slice(148, 156)], ids=['size', 'sum'])
 @pytest.mark.parametrize('value', [
-    b'-1', b'9' * 11, b'\xff' * 12, b'\x80' + b'\xff' * 11, b'7' * 11])
+    b'-1', b'9' * 11, b'\xff' * 12, b'\x80' + b'\xff' * 11, b'7' * 11,
+    b'\0%o' % len(DISK)])
 def test_numbers_that_make_no_sense(tmp_path, field, value):
     data = bytearray(packages.tar(O, D))
     at = slice(512 * 2 + field.start, 512 * 2 + field.stop)
@@ -260,6 +298,18 @@ def test_numbers_that_make_no_sense(tmp_path, field, value):
         data[1024 + 148:1024 + 156] = b'%06o\0 ' % total
     with pytest.raises(errors.DamagedImage):
         _found(tmp_path, bytes(data))
+
+
+@pytest.mark.parametrize('size', [
+    b'', b'-1', b'+%d', b' %d', b'0_%d', b'%d\0', b'0x%x'])
+def test_sizes_beyond_a_header_that_are_none(tmp_path, size):
+    if b'%' in size:
+        size %= len(DISK)
+    record = b' size=%s\n' % size
+    record = b'%d' % (len(record) + 2 + (len(record) > 97)) + record
+    data = packages.tar(O, member('x', record, type=tarfile.XHDTYPE), D)
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _found(tmp_path, data)
 
 
 @pytest.mark.timeout(10)
