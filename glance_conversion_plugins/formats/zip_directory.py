@@ -27,9 +27,11 @@ _END = struct.Struct('<4sHHHHIIH')
 _LARGE_END = struct.Struct('<4sQHHIIQQQQ')
 _LOCATOR = struct.Struct('<4sIQI')
 _ENTRY = struct.Struct('<4sHHHHHHIIIHHHHHII')
+_LOCAL = struct.Struct('<4sHHHHHIIIHH')
 _LONGEST_COMMENT = 0xffff
 _NARROW, _NARROW_COUNT = 0xffffffff, 0xffff     # for what is said elsewhere
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13               # flags
+_TOLD_LATER = 1 << 3                            # another: behind the data
 _LARGE = 1                                      # of the extra fields
 # Stored, deflated, by Windows, and by bzip2: what unzip knows.
 _METHODS = {0, 8, 9, 12}
@@ -84,8 +86,7 @@ def _large_directory(f: BinaryIO, end: int) -> tuple[int, int]:
 
 def _member_size(f: BinaryIO, offset: int) -> int:
     fields = _ENTRY.unpack(binary.read(f, offset, _ENTRY.size))
-    magic, flags, method, size = fields[0], fields[3], fields[4], fields[9]
-    name, extra = fields[10], fields[11]
+    magic, flags, method, *_, size, name, extra = fields[:1] + fields[3:12]
     if magic != b'PK\1\2':
         raise binary.senseless('archive')
     if flags & _ENCRYPTED:
@@ -96,18 +97,41 @@ def _member_size(f: BinaryIO, offset: int) -> int:
             'The image is refused: its archive is compressed by a method '
             f'that is not read here ({method}); use that of every zip '
             '("deflate").')
-    if size != _NARROW:
-        return int(size)
     data = binary.read(f, offset + _ENTRY.size + name, extra)
-    return _large_size(data)
+    size, packed, place = _large(data, (size, fields[8], fields[16]))
+    _see_local(f, place, (flags, method, fields[7], packed, size))
+    return size
 
 
-def _large_size(extra: bytes) -> int:
-    """The first of the large numbers is that of the file's own size."""
-    at = 0
-    while at + 12 <= len(extra):
+def _see_local(f: BinaryIO, place: int, told: tuple[int, ...]) -> None:
+    """See that in front of the data there is what the directory says.
+
+    unzip believes the one, and other readers the other.
+    """
+    magic, _, flags, method, _, _, *sums, _, _ = _LOCAL.unpack(
+        binary.read(f, place, _LOCAL.size))
+    if (magic != b'PK\3\4' or method != told[1]
+            or (flags ^ told[0]) & (_ENCRYPTED | _TOLD_LATER)):
+        raise binary.senseless('archive')
+    if not flags & _TOLD_LATER and any(
+            number not in (other, _NARROW)
+            for number, other in zip(sums, told[2:], strict=True)):
+        raise binary.senseless('archive')
+
+
+def _large(extra: bytes, numbers: tuple[int, ...]) -> list[int]:
+    """The same numbers; those that are large are in a field, in this order."""
+    at, wide = 0, b''
+    while at + 4 <= len(extra) and not wide:
         kind, length = struct.unpack_from('<HH', extra, at)
         if kind == _LARGE:
-            return int(struct.unpack_from('<Q', extra, at + 4)[0])
+            wide = extra[at + 4:at + 4 + length]
         at += 4 + length
-    raise binary.senseless('archive')
+    found = []
+    for number in numbers:
+        if number == _NARROW:
+            if len(wide) < 8:
+                raise binary.senseless('archive')
+            number, wide = int.from_bytes(wide[:8], 'little'), wide[8:]
+        found.append(number)
+    return found

@@ -59,7 +59,8 @@ def _large(data):
     entry = bytearray(data[at:end])
     entry[20:28] = b'\xff' * 8
     entry[30:32] = (20).to_bytes(2, 'little')
-    entry += b'\1\0\x10\0' + len(DATA).to_bytes(8, 'little') + bytes(8)
+    entry += (b'\1\0\x10\0' + len(DATA).to_bytes(8, 'little')
+              + data[at + 20:at + 24] + bytes(4))
     place = at + len(entry)
     return (data[:at] + bytes(entry)
             + zip_directory._LARGE_END.pack(b'PK\6\6', 44, 45, 45, 0, 0, 1, 1,
@@ -113,6 +114,48 @@ def test_every_beginning_is_refused(tmp_path):
                                                    len(whole))):
         with pytest.raises(errors.DamagedImage):
             _size(tmp_path, whole[:length])
+
+
+@pytest.mark.parametrize('field', [0, 6, 8, 14, 18, 22], ids=[
+    'magic', 'flags', 'method', 'sum', 'packed', 'size'])
+def test_two_headers_that_differ(tmp_path, field):
+    whole = _made()
+    assert _size(tmp_path, whole) == len(DATA)
+    other = bytes([whole[field] ^ 8])
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _size(tmp_path, build.patched(whole, (field, other)))
+
+
+class _Pipe(io.BytesIO):
+    """Where no header can be mended once it is written."""
+
+    def tell(self):
+        raise OSError
+
+
+def test_numbers_behind_the_data(tmp_path):
+    made = _Pipe()
+    with zipfile.ZipFile(made, 'w') as archive, archive.open(
+            'disk', 'w') as f:
+        f.write(DATA)
+    assert made.getvalue()[6] & 8
+    assert _size(tmp_path, made.getvalue()) == len(DATA)
+
+
+def test_a_place_beyond_what_was_foreseen(tmp_path):
+    """As by Go, which says all of its numbers so where one is large."""
+    data = bytearray(_large(_made()))
+    at = data.index(b'PK\1\2')
+    extra = data.index(b'\1\0\x10\0', at)
+    data[at + 30:at + 32] = (28).to_bytes(2, 'little')
+    data[at + 42:at + 46] = b'\xff' * 4
+    data[extra:extra + 12] = b'\1\0\x18\0' + len(DATA).to_bytes(8, 'little')
+    packed = int.from_bytes(_made()[18:22], 'little')
+    data[extra + 12:extra + 20] = packed.to_bytes(8, 'little') + bytes(8)
+    end = data.index(b'PK\6\7') + 8
+    place = int.from_bytes(data[end:end + 8], 'little') + 8
+    data[end:end + 8] = place.to_bytes(8, 'little')
+    assert _size(tmp_path, bytes(data)) == len(DATA)
 
 
 def test_what_follows_the_end(tmp_path):
