@@ -17,6 +17,7 @@ through a pipe; whether it was all that there is shows only at its end.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import logging
 
 from glance_conversion_plugins import cancel as cancel_
@@ -37,6 +38,9 @@ PROGRAMS = {
     'zip': ('unzip', '-p'),
     'zstd': ('zstd', '-dcq', '--memory=512MB'),
 }
+# zstd reads gzip, xz and lzma as well where they follow, the last of them
+# without any checksum; but it lists nothing but its own, up to the end.
+_LISTS = {'zstd': ('zstd', '-lq')}
 
 # They complain once, but for a name that may be long.
 _MOST_SAID = 64 * 1024
@@ -57,8 +61,16 @@ def decompress(path: str, kind: str, cpu_seconds: int,
     :param cpu_seconds: how much of a processor's time that may take
     :raises errors.DamagedImage: if the file is truncated or corrupt
     """
+    if kind in _LISTS:
+        for _ in _run(_LISTS[kind], path, kind, cpu_seconds, cancel):
+            pass
+    yield from _run(PROGRAMS[kind], path, kind, cpu_seconds, cancel)
+
+
+def _run(argv: Sequence[str], path: str, kind: str, cpu_seconds: int,
+         cancel: cancel_.Cancel) -> Iterator[bytes]:
     try:
-        with program.run([*PROGRAMS[kind], path],
+        with program.run([*argv, path],
                          sandbox.Limits(cpu_seconds), most=_MOST_SAID,
                          cancel=cancel, readable=[path]) as running:
             yield from running.pieces()

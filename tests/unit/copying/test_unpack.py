@@ -14,6 +14,7 @@
 
 import functools
 import hashlib
+import lzma
 import os
 import signal
 import threading
@@ -240,6 +241,23 @@ def test_what_follows_the_end(tmp_path, kind):
     second = b'?' + _packed(kind, SOME)[1:]
     _refused(_package(tmp_path, _packed(kind, SOME) + second),
              errors.DamagedImage)
+
+
+@pytest.mark.parametrize('kind', ['gzip', 'xz', 'lzma'])
+@pytest.mark.parametrize('begin', ['frame', 'skippable'])
+def test_what_zstd_reads_besides(tmp_path, kind, begin):
+    """Of lzma nothing tells whether it is whole."""
+    first = (_packed('zstd', SOME) if begin == 'frame' else
+             b'\x50\x2a\x4d\x18\4\0\0\0abcd')
+    second = (lzma.compress(SOME, lzma.FORMAT_ALONE) if kind == 'lzma'
+              else _packed(kind, SOME))
+    _refused(_package(tmp_path, first + second), errors.DamagedImage)
+
+
+def test_frames_that_are_skipped(tmp_path):
+    note = b'\x5f\x2a\x4d\x18\4\0\0\0abcd'
+    data = note + _packed('zstd', SOME) + note
+    assert _content(_package(tmp_path, data)) == SOME
 
 
 @pytest.mark.parametrize('kind', ['gzip', 'xz'])
