@@ -30,19 +30,24 @@ import time
 import traceback
 
 from glance_conversion_plugins import errors
+from tests.fuzz import ova
+from tests.fuzz import packages
 from tests.fuzz import qcow2
 from tests.fuzz import second
+from tests.fuzz import streams
 from tests.fuzz import structure
 from tests.fuzz import trial
 from tests.fuzz import vdi
 from tests.fuzz import vhd
 from tests.fuzz import vhdx
 from tests.fuzz import vmdk
+from tests.fuzz import zip as zip_
 
 SUBJECTS = (qcow2.SUBJECTS | vdi.SUBJECTS | vhd.SUBJECTS | vhdx.SUBJECTS
-            | vmdk.SUBJECTS)
+            | vmdk.SUBJECTS | streams.SUBJECTS | zip_.SUBJECTS
+            | ova.SUBJECTS)
 
-# One of so many that qemu is shown is converted in staging as well.
+# One of so many that a program is shown is converted in staging as well.
 _STAGED = 8
 # So many faults are told before a campaign gives up.
 _MOST_FAULTS = 20
@@ -68,9 +73,9 @@ class Campaign:
         data = structure.mutant(subject, rng)
         counts['mutants'] += 1
         try:
-            if self._passes(counts, data, subject.disk_format):
+            if self._passes(counts, data, subject):
                 if rng.random() * self._shown < 1:
-                    self._import(counts, data, subject.disk_format,
+                    self._import(counts, data, subject,
                                  staged=rng.random() * _STAGED < 1)
         except (Exception, trial.Late):
             self.faults += 1
@@ -84,9 +89,9 @@ class Campaign:
                 path.unlink()
 
     def _passes(self, counts: collections.Counter[str], data: bytes,
-                disk_format: str) -> bool:
-        """Whether qemu would be shown a mutant."""
-        error = trial.look(data, disk_format, self._folder)
+                subject: structure.Subject) -> bool:
+        """Whether a program would be shown a mutant."""
+        error = trial.look(data, subject, self._folder)
         if error is None or isinstance(error, errors.LogNotReplayed):
             counts['passed by our tables'] += 1
             return True
@@ -94,15 +99,16 @@ class Campaign:
         return False
 
     def _import(self, counts: collections.Counter[str], data: bytes,
-                disk_format: str, *, staged: bool) -> None:
-        verdict = trial.run(data, disk_format, self._folder, staged=staged)
-        counts['shown to qemu'] += verdict.decoded
+                subject: structure.Subject, *, staged: bool) -> None:
+        verdict = trial.run(data, subject, self._folder, staged=staged)
+        counts['shown to a program'] += verdict.decoded
         if verdict.refused:
             _note(counts, verdict.refused)
             return
         counts['imported'] += 1
-        if disk_format in second.FORMATS:
-            self._compare(counts, data, disk_format, verdict.disk)
+        if subject.disk_format in second.FORMATS:
+            self._compare(counts, packages.content(data, subject.container),
+                          subject.disk_format, verdict.disk)
 
     def _compare(self, counts: collections.Counter[str], data: bytes,
                  disk_format: str, disk: bytes) -> None:
@@ -170,7 +176,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='mutants of each')
     parser.add_argument('--one-of', type=int, default=1, metavar='N',
                         help='of those that are not refused before, so many '
-                        'are shown to qemu: one of N')
+                        'are shown to a program: one of N')
     parser.add_argument('--seconds', type=float, default=0,
                         help='after which no other begins; 0: no limit')
     parser.add_argument('--keep', type=pathlib.Path,

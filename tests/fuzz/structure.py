@@ -44,7 +44,7 @@ class Field(NamedTuple):
 Change = Callable[[bytearray, random.Random], None]
 
 
-def _nothing(data: bytearray, rng: random.Random) -> None:
+def nothing(data: bytearray, rng: random.Random) -> None:
     pass
 
 
@@ -56,9 +56,13 @@ class Subject(NamedTuple):
     fields: Callable[[bytes], list[Field]]
     order: str
     # Makes checksums right, and copies what stands twice.
-    mend: Change = _nothing
+    mend: Change = nothing
     # What can be wrong with this format and with no other.
     changes: tuple[Change, ...] = ()
+    # How often it is one of these that changes an image.
+    share: float = .2
+    # As Glance names it: the image may be the one in a package.
+    container: str = 'bare'
 
 
 class _Known(NamedTuple):
@@ -88,9 +92,9 @@ def mutant(subject: Subject, rng: random.Random) -> bytes:
         kind = rng.random()
         # What it would change may have been cut off before.
         with contextlib.suppress(IndexError, struct.error, ValueError):
-            if subject.changes and kind < .2:
+            if subject.changes and kind < subject.share:
                 rng.choice(subject.changes)(data, rng)
-            elif kind < .28:
+            elif kind < subject.share + .08:
                 _resize(data, groups, rng)
             else:
                 _renumber(data, groups, subject.order, rng)

@@ -28,14 +28,17 @@ from typing import NamedTuple
 
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.formats import detection
+from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import tables
 from glance_conversion_plugins.formats import vhdx_log
 from tests.contract import memory
 from tests import documents
 from tests.fuzz.disks import MIB
+from tests.fuzz import packages
+from tests.fuzz.structure import Subject
 from tests.hostile import path as path_
 from tests import judges
 from tests.judges import qcow2
@@ -43,8 +46,6 @@ from tests.judges import vdi
 from tests.judges import vhd
 from tests.judges import vhdx
 from tests.judges import vmdk
-
-POLICY = detection.Policy(max_virtual_size=16 * MIB)
 
 # Of processor time, for this process and the tools together; an image of a
 # few MiB takes some 0.2 s.
@@ -54,8 +55,8 @@ MOST_WAITING = 300
 # Of this process and of each tool. An interpreter with the package has 100.
 MOST_MEMORY = 256 * MIB
 
-READERS = {'qcow2': qcow2.read, 'vdi': vdi.read, 'vhd': vhd.read,
-            'vhdx': vhdx.read, 'vmdk': vmdk.read}
+READERS = {'qcow2': qcow2.read, 'raw': bytes, 'vdi': vdi.read,
+           'vhd': vhd.read, 'vhdx': vhdx.read, 'vmdk': vmdk.read}
 
 
 class Late(BaseException):
@@ -70,7 +71,7 @@ class Verdict(NamedTuple):
     disk: bytes = b''
 
 
-def run(data: bytes, disk_format: str, folder: pathlib.Path, *,
+def run(data: bytes, subject: Subject, folder: pathlib.Path, *,
         staged: bool) -> Verdict:
     """Import a mutant.
 
@@ -82,9 +83,9 @@ def run(data: bytes, disk_format: str, folder: pathlib.Path, *,
     _write(path, data)
     before = _held(), _children_faults()
     with _bounded():
-        verdict = _import(path, disk_format)
+        verdict = _import(path, subject)
         if staged and not verdict.refused:
-            _stage(path, disk_format, verdict.disk)
+            _stage(path, subject, verdict.disk)
     assert _held() == before[0], (_held(), before[0])
     path.unlink()
     left = list(folder.iterdir())
@@ -92,13 +93,13 @@ def run(data: bytes, disk_format: str, folder: pathlib.Path, *,
     if verdict.refused:
         _see_documented(verdict.refused, folder)
     else:
-        _see_right(verdict.disk, disk_format, data)
+        _see_right(verdict.disk, subject, data)
     return verdict._replace(decoded=_children_faults() > before[1])
 
 
-def look(data: bytes, disk_format: str, folder: pathlib.Path
+def look(data: bytes, subject: Subject, folder: pathlib.Path
          ) -> errors.ImageRefused | None:
-    """Do with a mutant what is done before qemu is shown it.
+    """Do with a mutant what is done before a program is shown it.
 
     That takes a millisecond, and the rest a hundred.
     """
@@ -107,7 +108,7 @@ def look(data: bytes, disk_format: str, folder: pathlib.Path
     error = None
     with _bounded():
         try:
-            _look(str(path), disk_format)
+            _look(str(path), subject)
         except errors.ImageRefused as e:
             error = _without_traces(e)
     path.unlink()
@@ -138,20 +139,24 @@ def _write(path: pathlib.Path, data: bytes) -> None:
             os.pwrite(f.fileno(), data[start:stop], start)
 
 
-def _look(path: str, disk_format: str) -> None:
-    size = os.path.getsize(path)
-    inspection.find_format(path, POLICY)
+def _look(path: str, subject: Subject) -> None:
+    disk_format = subject.disk_format
+    where = packages.place(path, subject.container)
+    if where is None:
+        return
+    size = binary.size(where)
+    inspection.find_format(where, packages.POLICY)
     if disk_format == 'vhdx':
-        vhdx_log.check(path)
-    tables.check(path, disk_format, size)
-    inspection.for_qemu(path, disk_format)
+        vhdx_log.check(where)
+    tables.check(where, disk_format, size)
+    inspection.for_qemu(where, disk_format)
 
 
-def _import(path: pathlib.Path, disk_format: str) -> Verdict:
+def _import(path: pathlib.Path, subject: Subject) -> Verdict:
     place: dict[str, bytes] = {}
     sink = memory.MemorySink(place, 'disk')
     try:
-        _convert(path, disk_format, sink)
+        _convert(path, subject, sink)
     except errors.ImageRefused as e:
         assert not place
         return Verdict(e, False)
@@ -159,19 +164,30 @@ def _import(path: pathlib.Path, disk_format: str) -> Verdict:
     return Verdict(None, False, place['disk'])
 
 
-def _convert(path: pathlib.Path, disk_format: str, sink: memory.MemorySink
+def _convert(path: pathlib.Path, subject: Subject, sink: memory.MemorySink
              ) -> None:
     conversion = convert.Conversion()
-    info = convert.inspect(str(path), disk_format, POLICY, conversion)
-    convert.convert(info, POLICY, sink, path_.NO_DIGEST, conversion)
+    if subject.container != 'bare' and subject.disk_format == 'raw':
+        unpack.store(packages.package(path, subject.container), sink,
+                     path_.NO_DIGEST, lambda size: None, conversion)
+        return
+    with packages.disk(path, subject.container, conversion) as where:
+        info = convert.inspect(where, subject.disk_format, packages.POLICY,
+                               conversion)
+        convert.convert(info, packages.POLICY, sink, path_.NO_DIGEST,
+                        conversion)
 
 
-def _stage(path: pathlib.Path, disk_format: str, disk: bytes) -> None:
+def _stage(path: pathlib.Path, subject: Subject, disk: bytes) -> None:
     """See that the way through staging gives the same."""
     target, conversion = path.with_name('target'), convert.Conversion()
-    info = convert.inspect(str(path), disk_format, POLICY, conversion)
-    convert.stage(info, POLICY, str(target), 'raw', (), conversion)
-    assert target.read_bytes() == disk
+    with packages.disk(path, subject.container, conversion) as where:
+        info = convert.inspect(where, subject.disk_format, packages.POLICY,
+                               conversion)
+        convert.stage(info, packages.POLICY, str(target), 'raw', (),
+                      conversion)
+    # A raw disk may end within a sector, and what qemu writes does not.
+    assert target.read_bytes() == disk + bytes(-len(disk) % 512)
     target.unlink()
 
 
@@ -181,12 +197,13 @@ def _see_documented(error: errors.ConversionError, folder: pathlib.Path
     assert documents.is_explained(str(error)), error
 
 
-def _see_right(disk: bytes, disk_format: str, data: bytes) -> None:
+def _see_right(disk: bytes, subject: Subject, data: bytes) -> None:
     try:
-        expected = READERS[disk_format](data)
+        expected = READERS[subject.disk_format](packages.content(
+            data, subject.container))
     except (judges.Unreadable, ValueError, KeyError) as e:
         raise AssertionError(f'imported, and can not be read: {e!r}') from e
-    if disk_format == 'vhd':
+    if subject.disk_format == 'vhd':
         # What a geometry cuts off may be nothing but zeros.
         assert not any(expected[len(disk):])
         expected = expected[:len(disk)]

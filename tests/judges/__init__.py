@@ -14,7 +14,7 @@
 
 Each module reads one format as its specification says, from bytes to bytes,
 and refuses nothing but what it can not read; ``libraries`` asks libqcow,
-libvhdi and libvmdk.
+libvhdi and libvmdk. Of a package they read the file in it.
 """
 
 
