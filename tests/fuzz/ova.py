@@ -23,6 +23,7 @@ import re
 import struct
 
 from tests.contract import packages
+from tests.fuzz import contents
 from tests.fuzz import disks
 from tests.fuzz.disks import KIB
 from tests.fuzz import ovf
@@ -221,6 +222,14 @@ def _any_line(files: list[_File], rng: random.Random) -> None:
             file.resize()
 
 
+def _any_content(files: list[_File], rng: random.Random) -> None:
+    """Have something else for a disk."""
+    for file in files:
+        if file.name == b'disk':
+            file.content = rng.choice(contents.contents())
+            file.resize()
+
+
 def _hashed(files: list[_File]) -> None:
     """Let the manifest tell the truth again."""
     digests = {file.name: hashlib.sha256(file.content).hexdigest().encode()
@@ -276,7 +285,7 @@ def _subject(disk_format: str, image: Callable[[], bytes],
              inner: Callable[[bytes], list[structure.Field]],
              order: str) -> Subject:
     changes = (_any_header, _any_size, _any_note, _any_note, _any_order,
-               _any_text, _any_text, _any_line)
+               _any_text, _any_text, _any_line, _any_content)
     return Subject(disk_format, lambda: packages.ova(image(), 'disk'),
                    _fields(inner), order, _mend,
                    (*map(_change, changes), _any_end), .8, 'ova')

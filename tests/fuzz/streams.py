@@ -21,6 +21,7 @@ import struct
 import zlib
 
 from tests.contract import packages
+from tests.fuzz import contents
 from tests.fuzz import disks
 from tests.fuzz.disks import KIB
 from tests.fuzz.disks import MIB
@@ -142,6 +143,26 @@ def _only(kind: str) -> structure.Change:
     return change
 
 
+def _frames(data: bytes) -> bytes:
+    """A frame that holds data as it is; compressing it takes longer."""
+    return frame(*((_STORED, len(data[at:at + 128 * KIB]),
+                    data[at:at + 128 * KIB])
+                   for at in range(0, len(data) or 1, 128 * KIB)))
+
+
+_PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    'gzip': functools.partial(gzipped, level=1),
+    'bzip2': functools.partial(bz2.compress, compresslevel=1),
+    'xz': functools.partial(_xz, preset=0), 'zstd': _frames}
+
+
+def _filled(kind: str) -> structure.Change:
+    """Have something else in it."""
+    def change(data: bytearray, rng: random.Random) -> None:
+        data[:] = _PACKERS[kind](rng.choice(contents.contents()))
+    return change
+
+
 def _anywhere(data: bytes) -> list[Field]:
     """Numbers in the packed data, which are of any size there."""
     return [Field('packed', at, 4) for at in range(
@@ -217,7 +238,8 @@ def _subject(kind: str, image: Callable[[], bytes],
              mend: structure.Change = structure.nothing,
              disk_format: str = 'raw') -> Subject:
     return Subject(disk_format, image, fields, 'little', mend,
-                   (joined(kind), joined(kind), _only(kind)), .4,
+                   (joined(kind), joined(kind), _only(kind),
+                    _filled(kind)), .4,
                    'compressed')
 
 
