@@ -33,8 +33,9 @@ _NARROW, _NARROW_COUNT = 0xffffffff, 0xffff     # for what is said elsewhere
 _ENCRYPTED = 1 | 1 << 6 | 1 << 13               # flags
 _TOLD_LATER = 1 << 3                            # another: behind the data
 _LARGE = 1                                      # of the extra fields
-# Stored, deflated, by Windows, and by bzip2: what unzip knows.
-_METHODS = {0, 8, 9, 12}
+# Stored, deflated, and by Windows: what unzip knows, but for bzip2. Where the
+# end of that is missing it waits for more, and never ends.
+_METHODS = {0, 8, 9}
 
 
 def member_size(path: str) -> int:
