@@ -81,9 +81,11 @@ def _split(data: bytes) -> tuple[list[_File], bytes]:
 
 
 def _joined(files: list[_File], end: bytes, filler: bytes = b'\0') -> bytes:
+    # Python's tarfile takes what follows a note for more of it.
     return b''.join(
         bytes(file.header) + file.content
-        + filler * (-len(file.content) % _BLOCK) for file in files) + end
+        + (filler if file.header[_KIND] == b'0' else b'\0')
+        * (-len(file.content) % _BLOCK) for file in files) + end
 
 
 def _change(how: Callable[[list[_File], random.Random], None]
