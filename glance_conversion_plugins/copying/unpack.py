@@ -42,6 +42,7 @@ from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import ova
 from glance_conversion_plugins.formats import vhd_footer
+from glance_conversion_plugins.formats import vmdk_text
 from glance_conversion_plugins.formats import zip_directory
 from glance_conversion_plugins import units
 
@@ -244,6 +245,7 @@ def _judged(chunks: Iterator[bytes], policy: detection.Policy
     Almost all else shows in the beginning, before anything is written.
     """
     head = _beginning(chunks, convert.BEGINNING)
+    vmdk_text.explain(head)
     archives.refuse(head)
     if len(head) < _LEAST:
         raise errors.DamagedImage(

@@ -167,10 +167,11 @@ def see_kept(path: str, disk_format: str, policy: detection.Policy) -> None:
 
 def _check_format(path: binary.Where, found: str, disk_format: str) -> None:
     if found in ('raw', 'vmdk'):
-        vmdk_text.explain(path)
-    if found == 'raw':
         with binary.opened(path) as f:
-            archives.refuse(archives.read_head(f))
+            head = archives.read_head(f)
+        vmdk_text.explain(head)
+        if found == 'raw':
+            archives.refuse(head)
     if found == disk_format:
         return
     # Something may follow the footer.

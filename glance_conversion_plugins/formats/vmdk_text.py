@@ -18,12 +18,11 @@ that nobody knows do no harm.
 """
 
 import re
-from typing import BinaryIO
 
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.formats import binary
 
 PART = 'it is one of several files of a disk'
+_SECTOR = 512
 _FIRST = b'disk descriptorfile'
 # How the files begin that ESXi makes when a snapshot is taken.
 _DELTAS = {
@@ -59,17 +58,13 @@ def check(descriptor: bytes) -> None:
         raise refused('its descriptor names a file in another folder')
 
 
-def explain(path: binary.Where) -> None:
-    """Refuse a file that is a part of a vmdk, and can not be read alone.
+def explain(head: bytes) -> None:
+    """Refuse what is a part of a vmdk, and can not be read alone.
 
+    :param head: how the file begins
     :raises errors.UnsafeImage: names what it is
     """
-    with binary.opened(path) as f:
-        _explain(f)
-
-
-def _explain(f: BinaryIO) -> None:
-    start = f.read(512)
+    start = head[:_SECTOR]
     for magic, name in _DELTAS.items():
         if start.startswith(magic):
             raise refused('it holds only the changes since a snapshot was '

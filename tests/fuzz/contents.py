@@ -49,6 +49,7 @@ def contents() -> tuple[bytes, ...]:
         *(begin.ljust(4096, b' ') for begin in (
             b'<html>', b'<?xml version="1.0"?><!-- -->\n<Envelope>',
             b'config.version = "8"', b"7z\xbc\xaf'\x1c", b'Rar!\x1a\x07',
-            b'LUKS\xba\xbe\0\1', b'# Disk DescriptorFile\n', b'<?xml ')),
+            b'LUKS\xba\xbe\0\1', b'COWD',
+            b'# Disk DescriptorFile\n', b'<?xml ')),
         gzip.compress(disk, mtime=0).ljust(4096, b'\0'), packages.ova(disk),
         b'PK\3\4' + _BOOTABLE[4:] + disk)

@@ -293,6 +293,9 @@ NO_RAW = {
     'iso': (raw.iso, 'content is iso'),
     'luks': (lambda: b'LUKS\xba\xbe\0\1' + bytes(8192), 'content is luks'),
     'bad-gpt': (lambda: raw.gpt(extra=True), 'master boot record'),
+    'description': (lambda: b'# Disk DescriptorFile\n'.ljust(4096),
+                    'only a description'),
+    'snapshot': (lambda: b'COWD'.ljust(4096, b'\0'), 'since a snapshot'),
 }
 
 
