@@ -119,6 +119,9 @@ def members(f: BinaryIO, size: int) -> Iterator[Member]:
             raise binary.senseless('archive')
         if kind == _REGULAR:
             yield Member(name, start, length)
+    # It is said of a member that is not there.
+    if notes:
+        raise binary.truncated()
 
 
 def _described(header: bytes, notes: dict[str, bytes]

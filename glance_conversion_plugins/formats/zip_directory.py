@@ -123,10 +123,11 @@ def _see_local(f: BinaryIO, place: int, told: tuple[int, ...]) -> None:
 def _large(extra: bytes, numbers: tuple[int, ...]) -> list[int]:
     """The same numbers; those that are large are in a field, in this order."""
     at, wide = 0, b''
-    while at + 4 <= len(extra) and not wide:
+    while at + 4 <= len(extra):
         kind, length = struct.unpack_from('<HH', extra, at)
         if kind == _LARGE:
             wide = extra[at + 4:at + 4 + length]
+            break
         at += 4 + length
     found = []
     for number in numbers:

@@ -80,6 +80,17 @@ def test_large_numbers_that_are_not_there(tmp_path):
             _size(tmp_path, data.replace(magic, b'PK\7\7'))
 
 
+def test_the_first_of_two_fields_of_large_numbers_counts(tmp_path):
+    data = bytearray(_made())
+    at, end = data.index(b'PK\1\2'), data.index(b'PK\5\6')
+    data[end:end] = (b'\1\0\0\0\1\0\x10\0' + len(DATA).to_bytes(8, 'little')
+                     + data[at + 20:at + 24] + bytes(4))
+    data[at + 20:at + 28] = b'\xff' * 8
+    data[at + 30:at + 32] = (24).to_bytes(2, 'little')
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _size(tmp_path, bytes(data))
+
+
 @pytest.mark.parametrize('comment', [b'', b'of a tool', b'PK\5\6' * 20,
                                      b'x' * 0xffff])
 def test_a_comment(tmp_path, comment):
