@@ -20,7 +20,8 @@ from tests import judges
 _HEADER = struct.Struct('<4sIIQQQQIQQQB4sH')
 _AT_END = (1 << 64) - 1
 _ZERO_GRAINS, _MARKERS = 1 << 2, 1 << 17
-_FOOTER = struct.pack('<QII', 1, 0, 3).ljust(512, b'\0')
+# Behind the number of sectors that follow, which is one whatever it says.
+_FOOTER = struct.pack('<II', 0, 3).ljust(504, b'\0')
 
 
 def read(data: bytes) -> bytes:
@@ -30,7 +31,7 @@ def read(data: bytes) -> bytes:
         raise judges.Unreadable('no sparse extent')
     if fields[9] == _AT_END:
         fields = _HEADER.unpack(judges.part(
-            data, data.rindex(_FOOTER) + 512, _HEADER.size))
+            data, data.rindex(_FOOTER) + len(_FOOTER), _HEADER.size))
     _, _, flags, capacity, grain, _, _, entries, _, directory, *_, packed = (
         fields)
     disk = bytearray(capacity * 512)
