@@ -140,6 +140,9 @@ def _described(header: bytes, notes: dict[str, bytes]
             length = _decimal(notes['size']) if 'size' in notes else length
     except ValueError as e:
         raise binary.senseless('archive') from e
+    # For some readers that is where a name ends.
+    if b'\0' in name:
+        raise binary.senseless('archive')
     return kind, name.decode(errors='replace'), length
 
 

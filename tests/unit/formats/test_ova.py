@@ -216,6 +216,8 @@ REFUSED = {
     'two-names': ([O, member('x', b'd.vmdk', type=tarfile.GNUTYPE_LONGNAME),
                    member('x', b'15 path=e.vmdk\n', type=tarfile.XHDTYPE),
                    D], 'archive makes no sense'),
+    'a-name-with-a-nul': ([O, member('x', b'd.vmdk\0x', type=b'L'),
+                           member('x', b'y'), D], 'archive makes no sense'),
     'a-name-of-nothing': ([O, D, member('x', b'd.vmdk', type=b'L')],
                           'truncated'),
     'a-name-of-all': ([O, member('x', b'15 path=d.vmdk\n',
