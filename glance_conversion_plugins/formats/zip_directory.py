@@ -100,6 +100,9 @@ def _member_size(f: BinaryIO, offset: int) -> int:
             '("deflate").')
     data = binary.read(f, offset + _ENTRY.size + name, extra)
     size, packed, place = _large(data, (size, fields[8], fields[16]))
+    # Between them are the header and the data.
+    if place + _LOCAL.size + packed > offset:
+        raise binary.senseless('archive')
     _see_local(f, place, (flags, method, fields[7], packed, size))
     return size
 

@@ -137,6 +137,13 @@ def test_two_headers_that_differ(tmp_path, field):
         _size(tmp_path, build.patched(whole, (field, other)))
 
 
+def test_more_data_than_there_is(tmp_path):
+    whole = _made()
+    at, more = whole.index(b'PK\1\2'), len(whole).to_bytes(4, 'little')
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _size(tmp_path, build.patched(whole, (18, more), (at + 20, more)))
+
+
 class _Pipe(io.BytesIO):
     """Where no header can be mended once it is written."""
 
