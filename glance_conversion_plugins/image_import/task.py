@@ -250,7 +250,7 @@ class RbdDirectConvert(ConvertImage):
                                  kinds)
 
 
-def _failure(error: Exception) -> Exception:
+def _failure(error: Exception) -> Any:
     """What the owner of an image is told of an error that is not ours."""
     if isinstance(error, FileNotFoundError):
         return compat.exception.UploadException(
