@@ -317,6 +317,19 @@ def _stored(cloud):
     return image_id
 
 
+def _is_half_an_import(cloud, image_id):
+    """Of two stores: recorded in one, and then forgotten.
+
+    As stock Glance does of what is recorded while its image is deleted. Or
+    Ceph did not answer when the mark was taken off, so that nobody knows
+    whose the image is when the import takes it back.
+    """
+    return (image_id, 'import of two') in cloud.writers.values() and (
+        image_id in cloud.unwanted
+        or any(entry[1:3] == ('hand over', 'FAILS')
+               for entry in cloud.world.log))
+
+
 def _lost(cloud):
     """Active images without their data, and what was others'."""
     for image_id, image in cloud.db.images.items():
@@ -393,13 +406,14 @@ def _was_forgotten(cloud, name):
 
 
 def _died_together(cloud, name):
-    """Whether two may have died removing what was called so.
+    """Whether two may have removed at once what was called so, and one died.
 
-    One of them led the name there again, which is never given again, and all
-    that was in the image is gone.
+    Having led the name there again, which is never given again, when all that
+    was in the image was gone. What was replaced somebody else would find.
     """
     dead = sum(entry[2] == 'DIES' for entry in cloud.world.log)
-    return dead >= 2 and name.endswith(f'.{marks.REPLACED}')
+    return (dead >= 2 and name.endswith(f'.{marks.REPLACED}')
+            or dead and name.endswith(f'.{marks.REMOVED}'))
 
 
 def _may_be_left(cloud, pool, name):
@@ -412,6 +426,8 @@ def _may_be_left(cloud, pool, name):
     if pool == 'images2':
         return image and (image.status == 'active'
                           or image_id in cloud.unwanted)
+    if name == image_id and _is_half_an_import(cloud, image_id):
+        return True
     return image_id in cloud.unwanted and (
         name.endswith(marks.REPLACED)
         or name == image_id and not cloud.cluster.find(pool, name))
