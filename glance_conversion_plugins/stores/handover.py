@@ -94,8 +94,7 @@ class _Watch:
             is_own = (image_id, request) in self._lost
         for published in found:
             if request and published.request == request:
-                published.sink.abort()
-                is_own = True
+                is_own = _take_back(published) or is_own
             else:
                 published.sink.release()
         return is_own
@@ -164,6 +163,22 @@ class _Watch:
                           'will do it', published.image_id, published.store)
         if published.request:
             self._lost.append((published.image_id, published.request))
+
+
+def _take_back(published: Published) -> bool:
+    """Remove what a request has published, and deletes now.
+
+    :returns: False if a clean-up has handed it over: then Glance, which had
+        recorded it, removes it as always
+    """
+    if published.sink.is_held():
+        published.sink.abort()
+        return True
+    try:
+        published.sink.hand_over()
+    except errors.Fenced:       # what has the name is another one
+        return True
+    return False
 
 
 def _judge(published: Published) -> verdict.Verdict:

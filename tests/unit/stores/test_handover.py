@@ -790,3 +790,15 @@ def test_of_what_no_request_published_nobody_knows_whether_it_is_over(
     _look_again(looks)
     assert sink.calls == []
     assert _status(image_id) == 'saving'
+
+
+# What a clean-up has handed over, and its own request deletes
+
+@pytest.mark.parametrize('lost', [False, True])
+def test_what_was_handed_over_for_it_is_stocks_to_remove(watching, lost):
+    """An import of two stores that fails in the second, say."""
+    image_id = _image('importing')
+    sink = _watch(image_id, request='req-1', held=False, fail_at={
+        'hand_over': errors.Fenced()} if lost else {})
+    assert handover.release('ceph', image_id, 'req-1') is lost
+    assert 'abort' not in sink.names()
