@@ -322,12 +322,15 @@ def _is_half_an_import(cloud, image_id):
 
     As stock Glance does of what is recorded while its image is deleted. Or
     Ceph did not answer when the mark was taken off, so that nobody knows
-    whose the image is when the import takes it back.
+    whose the image is when the import takes it back; or the import paused at
+    that until somebody else had taken the mark off.
     """
-    return (image_id, 'import of two') in cloud.writers.values() and (
-        image_id in cloud.unwanted
+    return any(
+        image_id in cloud.unwanted or actor.process.paused_until
         or any(entry[1:3] == ('hand over', 'FAILS')
-               for entry in cloud.world.log))
+               for entry in cloud.world.log)
+        for actor, written in cloud.writers.items()
+        if written == (image_id, 'import of two'))
 
 
 def _lost(cloud):
