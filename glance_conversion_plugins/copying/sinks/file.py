@@ -144,16 +144,19 @@ class FileSink:
         assert self._folder     # noqa: S101
         try:
             if not (self._folder.hand_over(self._mark)
-                    or self._is_handed_over(self._folder.path)):
+                    or self._is_handed_over(self._folder)):
                 raise errors.Fenced
         finally:
             self.release()
 
-    def _is_handed_over(self, folder: str) -> bool:
+    def _is_handed_over(self, where: folder.Folder) -> bool:
         """Say whether a clean-up has done it, which saw the image recorded."""
+        if any(where.holds(folder.name_of(self._mark, state))
+               for state in (marks.REMOVED, marks.UNSEALED)):
+            return False
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(self._lease), os.stat(
-                os.path.join(folder, self._mark.image_id)))
+                os.path.join(where.path, self._mark.image_id)))
         return False
 
     def is_held(self) -> bool:

@@ -156,14 +156,6 @@ def test_without_its_mark_it_is_not_the_writers_any_more(cluster):
             rbd_marks.erase(image, MINE)
 
 
-def test_a_mark_that_goes_meanwhile_is_not_the_writers_any_more(cluster):
-    sink = _published()
-    cluster.before[f'remove {rbd_marks.KEY}'] = (
-        lambda: cluster.images[IMAGE].meta.clear())
-    with pytest.raises(errors.Fenced):
-        sink.hand_over()
-
-
 def test_what_glance_has_recorded_is_handed_over(cluster, ioctx):
     _in_state(cluster, 'published')
     rbd_marks.hand_over(ioctx, MINE)
