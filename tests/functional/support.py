@@ -72,8 +72,8 @@ class Images:
         return self.qcow2(name, size=size)
 
     def full(self, name='full-of-data', size=1024 * MIB):
-        """An image that is read for a second or two: 300 MB of data."""
-        return self.qcow2(name, size=size, pieces=3000)
+        """An image that qemu reads for a second or two: 300 MB of data."""
+        return self.qcow2(name, '-c', size=size, pieces=3000)
 
 
 def digests(path):
