@@ -99,17 +99,14 @@ class _Copier:
 
     def _run(self, pool: futures.Executor, queue_depth: int) -> None:
         in_flight: collections.deque[_Request] = collections.deque()
-        for part in self._plan():
+        for part in _parts(extent.merge(
+                self._src.extents(0, self._src.size))):
             future = pool.submit(self._transfer, part) if part.runs else None
             in_flight.append(_Request(part, future))
             if len(in_flight) >= queue_depth:
                 self._consume(in_flight.popleft())
         while in_flight:
             self._consume(in_flight.popleft())
-
-    def _plan(self) -> Iterator[_Part]:
-        extents = extent.merge(self._src.extents(0, self._src.size))
-        return _parts(extents)
 
     def _transfer(self, part: _Part) -> memoryview:
         """Move one range; runs on a worker."""

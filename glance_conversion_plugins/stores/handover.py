@@ -183,8 +183,8 @@ def _take_back(published: Published) -> bool:
 
 def _judge(published: Published) -> verdict.Verdict:
     # First: what it has recorded is seen then.
-    is_over = bool(published.request) and not compat.is_under_way(
-        str(published.request))
+    is_over = published.request is not None and not compat.is_under_way(
+        published.request)
     status = records.status(published.image_id)
     return verdict.judge(verdict.Evidence(
         is_ours=True, is_published=True,

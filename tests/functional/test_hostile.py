@@ -26,22 +26,11 @@ MIB = support.MIB
 MOST = 256 * MIB
 
 
-def complaints(path):
-    """A complaint of qemu-img for each of 16 million entries, of 400 KiB."""
-    return bombs.shared_tables(path, 2048, 16, lambda data: data)
-
-
-def work(path):
-    """Gigabytes of compressed clusters, all of them the same, of 12 MiB."""
-    return bombs.shared_tables(path, 2000, 21, lambda data: 1 << 62 | data,
-                               reference_bits=6)
-
-
 @pytest.fixture
 def hostile(tmp_path):
     made = []
     for number in range(5):
-        for make in (complaints, work):
+        for make in (bombs.complaints, bombs.work):
             made.append(make(tmp_path / f'{make.__name__}-{number}'))
     return made
 

@@ -42,3 +42,14 @@ def shared_tables(path, count, cluster_bits, entry, reference_bits=4):
             f.seek(offset)
             f.write(content)
     return str(path)
+
+
+def complaints(path):
+    """A complaint of qemu-img for each of 16 million entries, of 400 KiB."""
+    return shared_tables(path, 2048, 16, lambda data: data)
+
+
+def work(path):
+    """Gigabytes of compressed clusters, all of them the same, of 12 MiB."""
+    return shared_tables(path, 2000, 21, lambda data: 1 << 62 | data,
+                         reference_bits=6)

@@ -48,14 +48,11 @@ def attack(cloud, contest, case, runs):
 
 def _hostile(folder):
     """Five that make qemu-img complain without end, five that cost work."""
-    makers = {
-        'complaints': lambda path: bombs.shared_tables(
-            path, 2048, 16, lambda data: data),
-        'work': lambda path: bombs.shared_tables(
-            path, 2000, 21, lambda data: 1 << 62 | data, reference_bits=6)}
+    makers = (bombs.complaints, bombs.work)
     made = []
     for number in range(OTHERS // len(makers)):
-        for name, make in makers.items():
+        for make in makers:
+            name = make.__name__
             path = pathlib.Path(make(folder / f'{name}-{number}'))
             made.append(cases.Case(name, name, path, 'qcow2', 0, 0))
     return made
@@ -63,7 +60,8 @@ def _hostile(folder):
 
 def _beside(cloud, asked, others):
     staged = [images.Image(cloud, case) for case in others]
-    image, stop, measured = images.Image(cloud, asked), threading.Event(), {}
+    image, stop = images.Image(cloud, asked), threading.Event()
+    measured, errors = {}, []
 
     def run():
         start = time.monotonic()
@@ -76,6 +74,8 @@ def _beside(cloud, asked, others):
             for other in staged:
                 _wait_ended(other)
             measured['all'] = time.monotonic() - start
+        except Exception as error:
+            errors.append(error)
         finally:
             stop.set()
 
@@ -85,6 +85,8 @@ def _beside(cloud, asked, others):
     importer.join()
     for each in (image, *staged):
         each.delete()
+    if errors:
+        raise errors[0]
     return measured | responses.percentiles(times)
 
 
