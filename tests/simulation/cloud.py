@@ -322,15 +322,21 @@ def _is_half_an_import(cloud, image_id):
 
     As stock Glance does of what is recorded while its image is deleted. Or
     Ceph did not answer when the mark was taken off, so that nobody knows
-    whose the image is when the import takes it back; or the import paused at
-    that until somebody else had taken the mark off.
+    whose the image is when the import takes it back; or the import paused
+    after the record until somebody else had taken the mark off.
     """
     return any(
-        image_id in cloud.unwanted or actor.process.paused_until
+        image_id in cloud.unwanted or _paused_after_a_record(cloud, actor)
         or any(entry[1:3] == ('hand over', 'FAILS')
                for entry in cloud.world.log)
         for actor, written in cloud.writers.items()
         if written == (image_id, 'import of two'))
+
+
+def _paused_after_a_record(cloud, actor):
+    own = [entry[2] for entry in cloud.world.log if entry[1] == actor.name]
+    record = 'db: save image as importing'
+    return record in own and 'PAUSES until' in own[own.index(record):]
 
 
 def _lost(cloud):
@@ -431,6 +437,10 @@ def _may_be_left(cloud, pool, name):
                           or image_id in cloud.unwanted)
     if name == image_id and _is_half_an_import(cloud, image_id):
         return True
-    return image_id in cloud.unwanted and (
-        name.endswith(marks.REPLACED)
-        or name == image_id and not cloud.cluster.find(pool, name))
+    if image_id not in cloud.unwanted:
+        return False
+    # An owner who died within a delete deletes once more.
+    return name.endswith(marks.REPLACED) or name == image_id and (
+        not cloud.cluster.find(pool, name)
+        or image.status != 'deleted'
+        and name not in cloud.cluster.listed(pool))
