@@ -15,5 +15,6 @@
 ``convert`` is the way of one image through all of it. What is read is a
 source, what is written a sink; ``pipeline`` moves one into the other, in any
 order, and shows it in order to whoever digests or inspects it. ``upload`` and
-``download`` do so for streams, whose order is given.
+``download`` do so for streams, whose order is given. ``slots`` bound how much
+of that a node does at once, and ``courtesy`` is what can wait.
 """

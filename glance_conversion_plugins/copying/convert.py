@@ -249,9 +249,13 @@ def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
 
 def digest_source(source: sources.Source, spec: digest.DigestSpec, *,
                   progress: progress_.Progress | None = None,
-                  cancel: cancel_.Cancel | None = None) -> digest.Digest:
-    """Compute the digests of what a source holds."""
+                  cancel: cancel_.Cancel | None = None,
+                  before: Sequence[pipeline.Consumer] = ()) -> digest.Digest:
+    """Compute the digests of what a source holds.
+
+    :param before: what sees every byte in order before it is digested
+    """
     with digest.Digests(spec) as digests:
-        pipeline.copy(source, discard.DiscardSink(), (digests,),
+        pipeline.copy(source, discard.DiscardSink(), (*before, digests),
                       progress=progress, cancel=cancel)
         return digests.finish()

@@ -15,5 +15,5 @@
 ``task`` is what Glance runs; ``decision`` says what is done with the image,
 ``execution`` does it, ``completion`` sees to what follows once Glance has
 ended the import. ``image`` and ``heartbeat`` are what they tell Glance
-meanwhile, ``slots`` bound how many images a node converts at once.
+meanwhile.
 """

@@ -17,8 +17,8 @@ from typing import Any
 from oslo_config import cfg
 
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import slots as slots_
 from glance_conversion_plugins.formats import detection
-from glance_conversion_plugins.image_import import slots as slots_
 
 CONF = cfg.CONF
 

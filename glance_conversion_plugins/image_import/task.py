@@ -24,6 +24,7 @@ from oslo_config import cfg
 from taskflow import task
 
 from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import retry
@@ -34,7 +35,6 @@ from glance_conversion_plugins.image_import import heartbeat
 from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image as image_
 from glance_conversion_plugins.image_import import options
-from glance_conversion_plugins.image_import import slots
 from glance_conversion_plugins.image_import import unpacking
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.stores import adoption

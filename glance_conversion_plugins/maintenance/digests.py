@@ -10,27 +10,35 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-
 """Digests that are computed after an image became active.
 
 By the process that imported it, or by whoever finds that this one died: while
-somebody is at it, the import's task is touched every minute.
+somebody is at it, the import's task is touched every minute. Nobody waits for
+them, so they give way to conversions on their node, for some time.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent import futures
 import contextlib
+import functools
 import logging
+import os
 import threading
 import time
 from typing import Any
+from typing import TypeVar
 
+from oslo_concurrency import lockutils
 from oslo_config import cfg
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import courtesy
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import protocols
@@ -44,10 +52,12 @@ _BEAT_SECONDS = 60
 # How often they look whether the image is still there.
 _LOOK_SECONDS = 4
 
-# Deferred digests of one process are computed one after the other: they take
-# two cores each, and nobody waits for them.
-_one_at_a_time = threading.Lock()
-_TURN_SECONDS = 1
+_CORES_EACH = 2     # one for each digest
+
+# For how long those of one image give way to conversions, in all.
+_PATIENCE_SECONDS = 600
+
+_T = TypeVar('_T')
 
 
 @contextlib.contextmanager
@@ -103,16 +113,18 @@ def _while_stored(image_id: str, store_id: str, cancel: cancel_.Cancel
         thread.join()
 
 
-@contextlib.contextmanager
-def _alone(cancel: cancel_.Cancel) -> Iterator[None]:
-    """Wait until nobody else computes digests in this process."""
-    while not _one_at_a_time.acquire(timeout=_TURN_SECONDS):
-        if cancel.is_set():
-            raise errors.Cancelled('The conversion was stopped.')
-    try:
-        yield
-    finally:
-        _one_at_a_time.release()
+def _limits() -> slots.Limits:
+    """For how many images a node computes digests at once."""
+    cores = len(os.sched_getaffinity(0))
+    return slots.Limits(max(1, min(CONF.conversion.max_concurrent,
+                                   cores // _CORES_EACH)))
+
+
+def _in_background(work: Callable[[], _T]) -> _T:
+    """Do something on a thread that all others go before."""
+    with futures.ThreadPoolExecutor(1, 'digests',
+                                    initializer=courtesy.be_nice) as pool:
+        return pool.submit(work).result()
 
 
 def compute(image_id: str,
@@ -138,7 +150,8 @@ def _compute(image_id: str, stores: Mapping[str, protocols.Adoptable],
             continue
         start = time.monotonic()
         with _while_stored(image_id, store_id, cancel) as stop:
-            found = _read(image_id, store, spec, stop, progress)
+            found = _in_background(functools.partial(
+                _read, image_id, store, spec, stop, progress))
         if cancel.is_set():
             raise errors.Cancelled('The conversion was stopped.')
         # An image that is removed under a reader reads as zeros.
@@ -154,12 +167,16 @@ def _read(image_id: str, store: protocols.Adoptable, spec: digest.DigestSpec,
           stop: cancel_.Cancel, progress: progress_.Progress
           ) -> digest.Digest | None:
     """The digests of what is stored; None if it was told to stop."""
+    folder = lockutils.get_lock_path(CONF)
+    way = courtesy.GiveWay(lambda: slots.are_wanted(folder), stop,
+                           _PATIENCE_SECONDS)
     try:
-        with (_alone(stop),
+        with (slots.hold(_limits(), folder, progress, stop,
+                         kind=slots.DIGESTS),
               contextlib.closing(store.source(image_id)) as source):
             progress.enter('Computing digests', source.size)
             return convert.digest_source(source, spec, progress=progress,
-                                         cancel=stop)
+                                         cancel=stop, before=(way,))
     except errors.ConversionError:
         # What is removed may be missed before it is looked for.
         if stop.is_set():

@@ -12,13 +12,21 @@
 
 """Deferred digests end with the image that they are of."""
 
+import contextlib
+import os
 import threading
+import time
 
+from oslo_concurrency import lockutils
+from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import courtesy
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import digests
@@ -59,8 +67,16 @@ def recorded(monkeypatch):
     monkeypatch.setattr(records, 'record_digests',
                         lambda image_id, *told: found_digests.append(told))
     monkeypatch.setattr(digests, '_LOOK_SECONDS', 0.05)
-    monkeypatch.setattr(digests, '_TURN_SECONDS', 0.05)
     return found, found_digests
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path):
+    """Where the locks of this node live."""
+    lockutils.get_lock_path(cfg.CONF)
+    cfg.CONF.set_override('lock_path', str(tmp_path), 'oslo_concurrency')
+    yield str(tmp_path)
+    cfg.CONF.clear_override('lock_path', 'oslo_concurrency')
 
 
 def _compute(stores, cancel=cancel_.NEVER):
@@ -114,10 +130,18 @@ def test_whoever_is_told_to_stop_says_so(recorded):
     assert told == []
 
 
-def test_an_image_that_is_deleted_waits_for_no_other(recorded):
+def _slot(folder, kind, limit=1):
+    """A slot of another process of this node."""
+    return slots.hold(slots.Limits(limit), folder, progress_.Progress(),
+                      threading.Event(), kind=kind)
+
+
+def test_an_image_that_is_deleted_waits_for_no_other(recorded, folder):
     stores, told = recorded
     source = _Zeros()
-    with digests._one_at_a_time:
+    with contextlib.ExitStack() as held:
+        for _ in range(digests._limits().node):
+            held.enter_context(_slot(folder, slots.DIGESTS, 99))
         thread, ended = _compute({'ceph': _Store(source)})
         stores.clear()
         thread.join(60)
@@ -158,3 +182,57 @@ def test_a_database_that_is_away_stops_nothing(recorded, monkeypatch):
     thread.join(60)
     assert ended == [None]
     assert len(told) == 1
+
+
+def test_a_node_computes_digests_of_as_many_images_as_cores_allow(
+        monkeypatch, override):
+    override('max_concurrent', 3, 'conversion')
+    for cores, at_once in ((1, 1), (2, 1), (3, 1), (4, 2), (8, 3), (64, 3)):
+        monkeypatch.setattr(os, 'sched_getaffinity',
+                            lambda _, n=cores: set(range(n)))
+        assert digests._limits().node == at_once
+
+
+def test_digests_give_way_to_conversions_of_their_node(recorded, folder):
+    _, told = recorded
+    with _slot(folder, slots.CONVERSION):
+        # Of the first byte on.
+        time.sleep(courtesy._LOOK_SECONDS)
+        source = _Zeros(1 << 20)
+        thread, ended = _compute({'ceph': _Store(source)})
+        assert source.opened.wait(60)
+        thread.join(4 * courtesy._LOOK_SECONDS)
+        assert thread.is_alive()
+        assert told == []
+    thread.join(60)
+    assert ended == [None]
+    assert len(told) == 1
+
+
+def test_digests_are_not_starved(recorded, folder, monkeypatch):
+    monkeypatch.setattr(digests, '_PATIENCE_SECONDS', 0.5)
+    _, told = recorded
+    with _slot(folder, slots.CONVERSION):
+        thread, ended = _compute({'ceph': _Store(fakes.FakeSource('AB'))})
+        thread.join(60)
+        assert ended == [None]
+        assert len(told) == 1
+
+
+def test_all_threads_that_compute_digests_are_nice(recorded):
+    """Those that read and those that digest, but nobody else's."""
+    seen = {}
+
+    def before_read(offset):
+        seen[threading.current_thread().name] = [
+            os.getpriority(os.PRIO_PROCESS, thread.native_id)
+            for thread in threading.enumerate()
+            if thread.name.startswith(('conversion', 'digests'))
+            or '_run' in thread.name]
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    thread, _ = _compute(
+        {'ceph': _Store(fakes.FakeSource('AB', before_read=before_read))})
+    thread.join(60)
+    assert set(sum(seen.values(), [])) == {max(own, courtesy._NICENESS)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own

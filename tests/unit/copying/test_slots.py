@@ -20,13 +20,13 @@ import time
 import pytest
 
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.image_import import slots
 
 _CHILD = """
 import sys, threading
 from glance_conversion_plugins.copying import progress
-from glance_conversion_plugins.image_import import slots
+from glance_conversion_plugins.copying import slots
 with slots.hold(slots.Limits(int(sys.argv[1])), sys.argv[2],
                 progress.Progress(),
                 threading.Event()):
@@ -43,6 +43,10 @@ def folder(tmp_path):
 @pytest.fixture
 def progress():
     return progress_.Progress()
+
+
+def _holders(folder):
+    return list(slots._projects(folder, slots.CONVERSION.slot).values())
 
 
 def _cancelled():
@@ -310,7 +314,7 @@ def test_a_project_is_known_to_other_processes(folder, order):
     project = 'b\u00fc/..\n' * 3
     with slots.hold(slots.Limits(2, 1), folder, progress_.Progress(),
                     threading.Event(), project):
-        assert list(slots._projects(folder, slots._SLOT).values()) == [project]
+        assert _holders(folder) == [project]
         with pytest.raises(errors.Cancelled):
             with slots.hold(slots.Limits(2, 1), folder, progress_.Progress(),
                             _cancelled(), project):
@@ -321,5 +325,23 @@ def test_a_slot_that_changes_hands_names_its_holder(folder):
     for project in ('a long name', 'b', ''):
         with slots.hold(slots.Limits(1), folder, progress_.Progress(),
                         threading.Event(), project):
-            assert list(slots._projects(folder, slots._SLOT).values()) == [
-                project]
+            assert _holders(folder) == [project]
+
+
+def test_kinds_of_work_do_not_count_together(folder, progress):
+    with slots.hold(slots.Limits(1), folder, progress, threading.Event(),
+                    kind=slots.DIGESTS):
+        assert not _is_full(1, folder)
+        with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
+            assert str(progress).startswith('Preparing')
+
+
+def test_who_has_a_slot_or_waits_for_one_wants_it(folder, progress):
+    assert not slots.are_wanted(folder)
+    with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
+        assert slots.are_wanted(folder)
+        assert not slots.are_wanted(folder, slots.DIGESTS)
+    assert not slots.are_wanted(folder)
+    with slots._drawn(folder, '', slots.CONVERSION):
+        assert slots.are_wanted(folder)
+    assert not slots.are_wanted(folder)

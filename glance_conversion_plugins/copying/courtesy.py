@@ -1,0 +1,69 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Work that can wait gives way to work that can not."""
+
+from collections.abc import Callable
+import os
+import threading
+import time
+
+from glance_conversion_plugins import errors
+
+_LOOK_SECONDS = 0.25
+
+# Of a thread, and of those that it starts, the client of a store among them.
+_NICENESS = 10
+
+
+def be_nice() -> None:
+    """Let all others go before the thread that calls this."""
+    thread = threading.get_native_id()
+    # The first thread of a process has its id. Green threads are it as well.
+    if thread != os.getpid():
+        os.setpriority(os.PRIO_PROCESS, thread, max(
+            os.getpriority(os.PRIO_PROCESS, thread), _NICENESS))
+
+
+class GiveWay:
+    """A consumer of a copy that stops it while there is urgent work."""
+
+    def __init__(self, is_urgent: Callable[[], bool], cancel: threading.Event,
+                 patience: float,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        """Describe it.
+
+        :param is_urgent: whether there is such work
+        :param cancel: when set, the copy ends with ``errors.Cancelled``
+        :param patience: seconds for which it gives way, in all: then it goes
+            on beside what is urgent, so that it is not starved
+        """
+        self._is_urgent = is_urgent
+        self._cancel = cancel
+        self._patience = patience
+        self._now = now
+        self._look_at = now()
+
+    def update(self, view: memoryview) -> None:
+        self._give_way()
+
+    def zeros(self, length: int) -> None:
+        self._give_way()
+
+    def _give_way(self) -> None:
+        if self._now() < self._look_at:
+            return
+        while self._patience > 0 and self._is_urgent():
+            self._patience -= _LOOK_SECONDS
+            if self._cancel.wait(_LOOK_SECONDS):
+                raise errors.Cancelled('The conversion was stopped.')
+        self._look_at = self._now() + _LOOK_SECONDS

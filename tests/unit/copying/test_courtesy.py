@@ -1,0 +1,112 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What can wait does, for as long as it has patience."""
+
+import threading
+
+import pytest
+
+from glance_conversion_plugins.copying import courtesy
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import pipeline
+from glance_conversion_plugins.copying.sinks import discard
+from glance_conversion_plugins import errors
+from tests.unit import fakes
+
+
+class _Clock:
+    """Of which those who wait let the time go by."""
+
+    def __init__(self):
+        self.time = 0.0
+        self.waited = 0.0
+
+    def now(self):
+        return self.time
+
+    def wait(self, seconds):
+        self.time += seconds
+        self.waited += seconds
+        return False
+
+
+@pytest.fixture
+def clock():
+    return _Clock()
+
+
+def _way(clock, urgent, patience=100.0):
+    return courtesy.GiveWay(urgent, clock, patience, clock.now)
+
+
+def test_goes_on_where_nothing_is_urgent(clock):
+    way = _way(clock, lambda: False)
+    way.update(memoryview(b'x'))
+    way.zeros(1)
+    assert clock.waited == 0
+
+
+@pytest.mark.parametrize('show', [
+    lambda way: way.update(memoryview(b'x')), lambda way: way.zeros(1)],
+    ids=['data', 'zeros'])
+def test_waits_while_something_is(clock, show):
+    show(_way(clock, lambda: clock.time < 7))
+    assert clock.waited == 7
+
+
+def test_its_patience_is_for_all_of_it(clock):
+    way = _way(clock, lambda: True, patience=30)
+    way.zeros(1)
+    assert clock.waited == 30
+    clock.time += 1000
+    way.zeros(1)
+    assert clock.waited == 30
+
+
+def test_looks_but_now_and_then(clock):
+    asked = []
+    way = _way(clock, lambda: asked.append(clock.time))
+    for _ in range(100):
+        way.zeros(1)
+        clock.time += courtesy._LOOK_SECONDS / 10
+    assert len(asked) == 10
+
+
+def test_hears_that_it_is_to_stop():
+    cancel = threading.Event()
+
+    def is_urgent():
+        cancel.set()
+        return True
+
+    way = courtesy.GiveWay(is_urgent, cancel, 1000)
+    with pytest.raises(errors.Cancelled):
+        way.zeros(1)
+
+
+def test_nothing_is_digested_meanwhile():
+    """It stands before the digests, which see the bytes afterwards."""
+    seen, urgent = [], [True, True, False]
+
+    class Seen:
+        def update(self, view):
+            seen.append(len(urgent))
+
+        zeros = update
+
+    way = courtesy.GiveWay(lambda: urgent.pop(0), threading.Event(), 1000)
+    pipeline.copy(fakes.FakeSource('AB'), discard.DiscardSink(),
+                  (way, Seen(), digest.Digests(digest.DigestSpec(None, False))
+                   ))
+    assert seen
+    assert set(seen) == {0}
