@@ -24,9 +24,11 @@ import time
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmark import attack
+from benchmark import burst
 from benchmark import cases
 from benchmark import chart
 from benchmark import contestants
+from benchmark import first_byte
 from benchmark import latency
 from benchmark import machine
 from benchmark import measure
@@ -56,8 +58,8 @@ def options():
     parser.add_argument('--stock-c', action='store_true',
                         help='stock, and digests inline, in (c) too: many '
                         'minutes')
-    parser.add_argument('--cases', default='a,b,c', help='of a to f; '
-                        'empty for none')
+    parser.add_argument('--cases', default='a,b,c', help=f'of '
+                        f'{", ".join(cases.TITLES)}; empty for none')
     parser.add_argument('--latency', action='store_true',
                         help='(a) with 5 ms of latency at the OSD')
     parser.add_argument('--api', action='store_true',
@@ -65,6 +67,11 @@ def options():
     parser.add_argument('--attack', action='store_true',
                         help='an import beside ten ordinary and ten hostile '
                         'ones')
+    parser.add_argument('--burst', type=int, action='append', default=[],
+                        metavar='N', help='so many Debian images at once; '
+                        'may be given more than once')
+    parser.add_argument('--first-byte', action='store_true',
+                        help='of a download of 1 TiB')
     parser.add_argument('--memory', action='store_true',
                         help='memory of 1 GiB and of 1 TiB')
     parser.add_argument('--stores', nargs='?', default='',
@@ -83,7 +90,7 @@ def options():
     chosen = parser.parse_args()
     chosen.cases = [key for key in chosen.cases.split(',') if key]
     if not set(chosen.cases) <= cases.TITLES.keys():
-        parser.error('there are cases a to f')
+        parser.error(f'there are cases {", ".join(cases.TITLES)}')
     chosen.stores = [name for name in chosen.stores.split(',') if name]
     if not set(chosen.stores) <= stores.PARTS.keys():
         parser.error(f'there are {", ".join(stores.PARTS)}')
@@ -116,6 +123,14 @@ def measure_all(cloud, chosen, results):
             cloud, contest, cases.case('a'), chosen.runs)
     if chosen.memory:
         results['memory'] = memory.memory(cloud, contest, chosen.runs)
+    if chosen.burst:
+        results['burst'] = {
+            count: burst.burst(cloud, contest, cases.case('a'), count,
+                               chosen.runs)
+            for count in chosen.burst}
+    if chosen.first_byte:
+        results['first_byte'] = first_byte.first_byte(
+            cloud, contest, cases.case('g'), chosen.runs)
     if chosen.stores:
         # Filled as it goes: it is what takes longest.
         results['stores'] = {}

@@ -28,8 +28,12 @@ TITLES = {
     'b': 'incompressible data',
     'c': 'scattered data',
     'd': 'Debian image, sparse raw, no conversion',
-    'e': 'Debian image as streamOptimized vmdk',
-    'f': 'Debian image as vhdx',
+    'f': '4 KiB in every 64 KiB',
+    'g': 'pieces of 1 MiB in 1 TiB',
+    'h': 'dense data, uncompressed',
+    'h-raw': 'dense data, raw',
+    'vmdk': 'Debian image as streamOptimized vmdk',
+    'vhdx': 'Debian image as vhdx',
 }
 
 
@@ -47,7 +51,8 @@ class Case(typing.NamedTuple):
 def case(key):
     """One of the cases, made first if it is not in the cache."""
     path = {'a': _debian, 'b': _random, 'c': _scattered, 'd': _raw,
-            'e': _stream_optimized, 'f': _vhdx}[key]()
+            'f': _fragmented, 'g': _large, 'h': _dense, 'h-raw': _dense_raw,
+            'vmdk': _stream_optimized, 'vhdx': _vhdx}[key]()
     return describe(key, TITLES[key], path)
 
 
@@ -102,6 +107,22 @@ def _random():
 def _scattered():
     return _cached('scattered-100.qcow2', synthetic_image.scattered_image,
                    100, 1)
+
+
+def _fragmented():
+    return _cached('fragmented.qcow2', synthetic_image.fragmented_image)
+
+
+def _large():
+    return _cached('large-1024.qcow2', synthetic_image.large_image)
+
+
+def _dense():
+    return _cached('random-4.qcow2', synthetic_image.random_image, 4)
+
+
+def _dense_raw():
+    return _cached('random-4.raw', _convert, _dense())
 
 
 def _raw():

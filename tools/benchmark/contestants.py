@@ -26,6 +26,7 @@ LABELS = {
     'stock': 'stock Glance',
     'inline': 'ours, digests inline',
     'deferred': 'ours, digests deferred',
+    'sha256': 'ours, sha256 alone, inline',
     'stock-file': 'stock Glance, file store',
     'file': 'ours into sparse_file, inline',
     'staged': 'ours staged into stock file',
@@ -33,10 +34,12 @@ LABELS = {
     'import': 'qemu-img and rbd import',
     'md5': 'md5 alone',
     'sha512': 'sha512 alone',
+    'bare-sha256': 'sha256 alone',
     'both': 'md5 and sha512, two threads',
 }
 FILES = ('stock-file', 'file', 'staged')
-FLOORS = ('md5', 'sha512', 'both')
+FLOORS = {'md5': ('md5',), 'sha512': ('sha512',),
+          'both': ('md5', 'sha512'), 'bare-sha256': ('sha256',)}
 # Zeros take as long as data, so that what is beyond this is computed.
 HASHED = 10 * GIB
 
@@ -54,10 +57,11 @@ def overrides(key, venv):
             'DEFAULT': {'enabled_backends': 'ceph:rbd'},
             'ceph': {'rbd_thin_provisioning': True},
         } | _stock(venv)
-    return {
-        'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd'},
-        'conversion': {'digests': key},
-    }
+    ours = {'DEFAULT': {'enabled_backends': 'ceph:sparse_rbd'}}
+    if key == 'sha256':
+        ours['DEFAULT']['hashing_algorithm'] = 'sha256'
+        return ours | {'conversion': {'legacy_checksum': False}}
+    return ours | {'conversion': {'digests': key}}
 
 
 def _stock(venv):
@@ -130,8 +134,10 @@ class Contestants:
     @staticmethod
     def _digests(image, start):
         shown = image.wait_digests()
-        return {'digests': time.monotonic() - start,
-                'digest': f'{shown["checksum"]} {shown["os_hash_value"]}'}
+        found = {'digests': time.monotonic() - start}
+        # Of another algorithm it is another one.
+        return found if not shown['checksum'] else found | {
+            'digest': f'{shown["checksum"]} {shown["os_hash_value"]}'}
 
     def _rival(self, case, verify, convert):
         used = sampling.Used()
@@ -185,7 +191,7 @@ class Contestants:
 
 def floor(key, case):
     """The time that digests of the virtual size take, and nothing else."""
-    names = ('md5', 'sha512') if key == 'both' else (key,)
+    names = FLOORS[key]
     size = min(case.virtual, HASHED)
     cpu, start = time.process_time(), time.monotonic()
     threads = [threading.Thread(target=_hash, args=(name, size))

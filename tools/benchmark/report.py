@@ -55,6 +55,10 @@ def report(results):
         parts.append(_attack(results['attack']))
     if 'memory' in results:
         parts.append(_memory(results['memory']))
+    if 'burst' in results:
+        parts.append(_burst(results['burst']))
+    if 'first_byte' in results:
+        parts.append(_first_byte(results['first_byte']))
     if results.get('stores'):
         parts += [_store_part(key, found)
                   for key, found in results['stores'].items()]
@@ -182,6 +186,25 @@ def _attack(found):
             'seconds', 'all', 'requests', 'median', 'p95'))))
     return ('An import that is asked for after ten others, and '
             'GET /v2/images meanwhile\n' + table(rows))
+
+
+def _burst(found):
+    rows = [('(e) Debian images, deferred', 'together s', 'one by one s',
+             'digests s', 'requests', 'median ms', 'p95 ms')]
+    for count, result in found.items():
+        rows.append((str(count), *(_number(result['median'][name], 1)
+                                   for name in ('together', 'alone',
+                                                'digests', 'requests',
+                                                'median', 'p95'))))
+    return ('Imports asked for at once, until all are active, and those of '
+            'as many one by one; GET /v2/images meanwhile\n' + table(rows))
+
+
+def _first_byte(found):
+    rows = [('(k) first byte of a GET of 1 TiB', 's')]
+    for key, label in (('ours', 'sparse_rbd'), ('stock', 'stock rbd')):
+        rows.append((label, _number(found['median'][key], 2)))
+    return table(rows)
 
 
 def _memory(found):

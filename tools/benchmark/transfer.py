@@ -14,6 +14,7 @@
 
 import http.client
 import os
+import time
 import urllib.parse
 
 from cloud import processes
@@ -41,6 +42,15 @@ def get(cloud, image_id):
         while count := reply.readinto(buffer):
             size += count
     return size
+
+
+def first_byte(cloud, image_id):
+    """Seconds until a download gives its first byte."""
+    start = time.monotonic()
+    with _request(cloud, 'GET', image_id) as reply:
+        _expect(reply, 200)
+        reply.read(1)
+        return time.monotonic() - start
 
 
 def _request(cloud, method, image_id, data=None, headers=None):

@@ -18,8 +18,8 @@ import random
 
 from cloud import processes
 
-GIB = 2 ** 30
-CHUNK = 256 * 1024
+KIB, GIB = 2 ** 10, 2 ** 30
+CHUNK = 256 * KIB
 
 
 def scattered_image(path, virtual_gib=100, data_gib=1, seed=1):
@@ -30,13 +30,30 @@ def scattered_image(path, virtual_gib=100, data_gib=1, seed=1):
     return _qcow2(path, virtual_gib * GIB, chosen, source)
 
 
+def fragmented_image(path, data_mib=256, grain=4 * KIB, every=64 * KIB,
+                     seed=3):
+    """Data in small pieces, evenly over the disk."""
+    count = data_mib * KIB * KIB // grain
+    return _qcow2(path, count * every, range(0, count * every // grain,
+                                             every // grain),
+                  random.Random(seed), grain)  # noqa: S311
+
+
+def large_image(path, virtual_gib=1024, pieces=1024, seed=4):
+    """Pieces of 1 MiB all over a disk of any size."""
+    slots = range(virtual_gib * KIB)
+    source = random.Random(seed)  # noqa: S311
+    return _qcow2(path, virtual_gib * GIB,
+                  sorted(source.sample(slots, pieces)), source, KIB * KIB)
+
+
 def random_image(path, gib=2, seed=2):
     """A qcow2 image full of data that cannot be compressed."""
     source = random.Random(seed)  # noqa: S311
     return _qcow2(path, gib * GIB, range(gib * GIB // CHUNK), source)
 
 
-def _qcow2(path, size, slots, source):
+def _qcow2(path, size, slots, source, grain=CHUNK):
     """Random data in the given slots of an otherwise empty disk."""
     path = pathlib.Path(path)
     raw = path.with_name(f'.{path.name}.raw')
@@ -44,8 +61,8 @@ def _qcow2(path, size, slots, source):
         with open(raw, 'wb') as disk:
             disk.truncate(size)
             for slot in slots:
-                os.pwrite(disk.fileno(), source.randbytes(CHUNK),
-                          slot * CHUNK)
+                os.pwrite(disk.fileno(), source.randbytes(grain),
+                          slot * grain)
         processes.run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2',
                       raw, path)
     finally:
