@@ -14,10 +14,10 @@
 
 import contextlib
 import logging
-import threading
 from typing import Any
 
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying.sinks import window
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
@@ -30,48 +30,9 @@ rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
 
-# Written but not yet acknowledged, in bytes: enough for 6 GiB/s at 5 ms.
-_IN_FLIGHT = 32 * 1024 * 1024
-
 # How long abort() waits for writes under way before it leaves the image to
 # the clean-up: a cluster that hangs must not hang the import's thread.
 _ABORT_SECONDS = 30
-
-
-class _InFlight:
-    """Counts bytes under way and keeps the first error."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._bytes = 0
-        self._error: Exception | None = None
-
-    def begin(self, length: int) -> None:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._error or self._bytes < _IN_FLIGHT)
-            self._raise()
-            self._bytes += length
-
-    def end(self, length: int, error: Exception | None) -> None:
-        with self._changed:
-            self._bytes -= length
-            self._error = self._error or error
-            self._changed.notify_all()
-
-    def drain(self) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._bytes)
-            self._raise()
-
-    def settle(self, timeout: float) -> bool:
-        """Wait until nothing is under way, whatever came of it."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._bytes, timeout)
-
-    def _raise(self) -> None:
-        if self._error:
-            raise self._error
 
 
 class RbdSink:
@@ -98,7 +59,7 @@ class RbdSink:
         self._data_pool = data_pool
         self._name = mark.image_id
         self._partial = mark.name(marks.PARTIAL)
-        self._in_flight = _InFlight()
+        self._window = window.Window()
         self._resources = contextlib.ExitStack()
         self._created = self._begun = False
         self._image: Any = None
@@ -141,7 +102,7 @@ class RbdSink:
 
     def _submit(self, data: bytes, offset: int) -> None:
         length = len(data)
-        self._in_flight.begin(length)
+        began = self._window.begin(length)
 
         # librbd reads from data until it calls back; the closure keeps it.
         def completed(completion: Any, data: bytes = data) -> None:
@@ -151,13 +112,13 @@ class RbdSink:
                 LOG.error('Write of %d bytes at %d failed: %d', len(data),
                           offset, status)
                 error = rbd_pool.failure_of(-status)
-            self._in_flight.end(length, error)
+            self._window.end(length, began, error)
 
         try:
             with rbd_pool.translated():
                 self._image.aio_write(data, offset, completed)
         except Exception as e:
-            self._in_flight.end(length, e)
+            self._window.end(length, began, e)
             raise
 
     def zero(self, offset: int, length: int) -> None:
@@ -165,12 +126,12 @@ class RbdSink:
 
     def resize(self, size: int) -> None:
         with rbd_pool.translated():
-            self._in_flight.drain()
+            self._window.drain()
             self._image.resize(size)
 
     def seal(self) -> None:
         with rbd_pool.translated():
-            self._in_flight.drain()
+            self._window.drain()
             self._image.flush()
             self._image.create_snap(rbd_pool.SNAPSHOT)
             self._image.protect_snap(rbd_pool.SNAPSHOT)
@@ -229,7 +190,7 @@ class RbdSink:
             LOG.warning('%s was not closed', self._name, exc_info=True)
 
     def interrupt(self) -> None:
-        self._in_flight.end(0, errors.Cancelled('The copy was stopped.'))
+        self._window.fail(errors.Cancelled('The copy was stopped.'))
 
     def abort(self) -> None:
         try:
@@ -240,7 +201,7 @@ class RbdSink:
 
     def _abort(self) -> None:
         self.interrupt()
-        if not self._in_flight.settle(_ABORT_SECONDS):
+        if not self._window.settle(_ABORT_SECONDS):
             raise errors.SinkFailed('The store does not answer.')
         self.release()
         if self._created:
