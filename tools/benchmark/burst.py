@@ -19,7 +19,8 @@ from benchmark import images
 from benchmark import measure
 from benchmark import responses
 
-REST = 1        # seconds between two that are measured alone
+# How many are measured alone, and seconds between them.
+ALONE, REST = 2, 1
 
 
 def burst(cloud, contest, case, count, runs):
@@ -29,9 +30,8 @@ def burst(cloud, contest, case, count, runs):
         measure.progress(f'(e) {count} images, run {number + 1} of {runs}')
         contest.configure('deferred')
         # What a fresh process does once is not measured.
-        for _ in range(2):
-            _alone(cloud, case)
-        one = [_alone(cloud, case) for _ in range(min(count, 4))]
+        _alone(cloud, case)
+        one = [_alone(cloud, case) for _ in range(ALONE)]
         found['runs'].append({'alone': sum(one) / len(one) * count}
                              | _together(cloud, case, count))
         contest.empty()
