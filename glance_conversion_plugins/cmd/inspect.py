@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import extent
@@ -79,7 +80,7 @@ def report(path: str, declared: Declared, store_ids: Sequence[str],
     container_format = declared.container_format or _container(path)
     if container_format != 'bare':
         yield f'container: {container_format}'
-    conversion = convert.Conversion()
+    conversion = conversion_.Conversion()
     conversion.progress = progress
     with _disk(path, container_format, conversion) as disk:
         disk_format = declared.disk_format or inspection.find_format(
@@ -105,7 +106,7 @@ def _container(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _disk(path: str, container_format: str, conversion: convert.Conversion
+def _disk(path: str, container_format: str, conversion: conversion_.Conversion
           ) -> Iterator[binary.Where]:
     """The disk in a file: all of it, a part, or what is unpacked."""
     if container_format not in decision.PACKAGES:
@@ -123,7 +124,7 @@ def _disk(path: str, container_format: str, conversion: convert.Conversion
 
 
 def _verdict(path: binary.Where, disk_format: str, action: decision.Action,
-             conversion: convert.Conversion) -> Iterator[str]:
+             conversion: conversion_.Conversion) -> Iterator[str]:
     if disk_format != 'raw':
         execution.see_confined()
     try:

@@ -112,13 +112,22 @@ They are confined by Landlock (Linux 5.13 and newer, where it is enabled) and
 by libseccomp. An image that takes over such a program could without them do
 what the user that runs Glance can.
 """),
+    cfg.Opt('min_free_staging', type=values.Size(), help="""
+Room that is to stay free in staging while images are converted or unpacked
+there, as in ``20GB``.
+
+An image for which that leaves too little waits for others that are converted
+on the same node, and fails if there are none. What goes directly into a store
+needs no room in staging beyond its upload. Unset, it is not looked at.
+"""),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 
 Others wait, first come, first served; their tasks say so. Each conversion uses
 up to two cores for digests, part of one for decoding, and up to 160 MiB of
 memory. Processes count together if they share ``[oslo_concurrency]
-lock_path``.
+lock_path``. Deferred digests are computed for as many images at most, and for
+one for every two cores; they give way to conversions for up to ten minutes.
 """),
     cfg.IntOpt('max_concurrent_per_project', default=0, min=0, help="""
 How many of them may be of one project; 0: all.

@@ -16,15 +16,17 @@ Knows nothing of Glance. Everything above it decides what to convert, where to
 and what to record; everything below moves bytes.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import functools
 import os
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import pipeline
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import room
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying.sinks import discard
@@ -55,21 +57,6 @@ _OUTPUTS = {
 }
 
 
-class Conversion:
-    """One conversion under way: how far it is, what it took, when to stop.
-
-    And what the owner of the image is to know of it.
-    """
-
-    def __init__(self, cancel: cancel_.Cancel | None = None) -> None:
-        self.progress = progress_.Progress()
-        self.remarks: list[str] = []
-        self.clock = progress_.Clock()
-        self.cancel = cancel or cancel_.Cancel()
-        # Called before the upload itself is changed.
-        self.before_change: Callable[[], object] = lambda: None
-
-
 def open_source(image: inspection.ImageInfo,
                 cancel: cancel_.Cancel = cancel_.NEVER) -> sources.Source:
     """Open an inspected image, unless that is cancelled."""
@@ -91,7 +78,7 @@ def open_source(image: inspection.ImageInfo,
 
 
 def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
-            conversion: Conversion) -> inspection.ImageInfo:
+            conversion: conversion_.Conversion) -> inspection.ImageInfo:
     """Inspect a file of ours; a log in it is replayed in its place before.
 
     :raises errors.LogNotReplayed: of a part of a file, which can not grow
@@ -112,7 +99,7 @@ def inspect(path: binary.Where, disk_format: str, policy: detection.Policy,
                                   conversion.cancel, replayed=True)
 
 
-def check(image: inspection.ImageInfo, conversion: Conversion
+def check(image: inspection.ImageInfo, conversion: conversion_.Conversion
           ) -> inspection.ImageInfo:
     """See that an inspected image is complete.
 
@@ -127,21 +114,33 @@ def check(image: inspection.ImageInfo, conversion: Conversion
 
 
 def convert(image: inspection.ImageInfo, policy: detection.Policy,
-            sink: sinks.Sink, spec: digest.DigestSpec, conversion: Conversion
-            ) -> digest.Digest:
+            sink: sinks.Sink, spec: digest.DigestSpec,
+            conversion: conversion_.Conversion) -> digest.Digest:
     """Write an inspected image into a sink, raw and complete, or not at all.
 
     :returns: the digests that were asked for
     """
     image = check(image, conversion)
-    target = bounded.Bounded(sink, _most(image, policy))
+    most = _most(image, policy)
+    target = bounded.Bounded(sink, most)
     try:
-        with contextlib.closing(
-                open_source(image, conversion.cancel)) as source:
-            return _fill(source, policy, target, spec, conversion)
+        with (conversion.room(min(_data(image), most), functools.partial(
+                  sink.room, image.virtual_size)) as claims,
+              contextlib.closing(
+                  open_source(image, conversion.cancel)) as source):
+            return _fill(source, policy, target, spec, conversion, claims)
     except BaseException:
         target.abort()
         raise
+
+
+def _data(image: inspection.ImageInfo) -> int:
+    """How many bytes of data there may be in an image, about."""
+    if image.layout:
+        return image.layout.data
+    if isinstance(image.path, str):
+        return min(image.virtual_size, os.stat(image.path).st_blocks * 512)
+    return image.virtual_size
 
 
 def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
@@ -166,7 +165,8 @@ def _see_beginning(source: sources.Source, policy: detection.Policy) -> None:
 
 
 def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
-          spec: digest.DigestSpec, conversion: Conversion) -> digest.Digest:
+          spec: digest.DigestSpec, conversion: conversion_.Conversion,
+          before: Sequence[pipeline.Consumer]) -> digest.Digest:
     def interrupt() -> None:
         source.interrupt()
         sink.interrupt()
@@ -177,7 +177,7 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
         _see_beginning(source, policy)
         with clock.run('create'):
             sink.create(source.size)
-        found = _copy(source, policy, sink, spec, conversion)
+        found = _copy(source, policy, sink, spec, conversion, before)
         progress.enter('Completing the stored image')
         with clock.run('seal'):
             sink.seal()
@@ -185,11 +185,12 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
 
 
 def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
-          spec: digest.DigestSpec, conversion: Conversion) -> digest.Digest:
+          spec: digest.DigestSpec, conversion: conversion_.Conversion,
+          before: Sequence[pipeline.Consumer]) -> digest.Digest:
     conversion.progress.enter('Converting', source.size)
     result = detection.ResultInspector(policy)
     with digest.Digests(spec) as digests:
-        pipeline.copy(source, sink, (result, digests),
+        pipeline.copy(source, sink, (*before, result, digests),
                       progress=conversion.progress, clock=conversion.clock,
                       cancel=conversion.cancel)
         result.finish()
@@ -198,8 +199,8 @@ def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
 
 
 def stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
-          disk_format: str, options: Sequence[str], conversion: Conversion
-          ) -> int:
+          disk_format: str, options: Sequence[str],
+          conversion: conversion_.Conversion) -> int:
     """Convert an inspected image into a sparse file, or leave none.
 
     :param path: of the file, which must not exist
@@ -220,9 +221,9 @@ def stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
 
 
 def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
-           disk_format: str, options: Sequence[str], conversion: Conversion
-           ) -> None:
-    most = _most(image, policy)
+           disk_format: str, options: Sequence[str],
+           conversion: conversion_.Conversion) -> None:
+    most, folder = _most(image, policy), os.path.dirname(path)
     stalled = cancel_.Cancel()
     output = qemu_img.Output(path, inspection.DRIVERS[disk_format],
                              (*_OUTPUTS[disk_format], *options))
@@ -234,14 +235,20 @@ def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
     def advance(percent: float) -> None:
         progress.reach(int(image.virtual_size * percent / 100), written())
         bounded.check(progress.written, most)
+        room.see_free(folder, conversion.keep_free)
+        for claim in claims:
+            claim.reach(progress.written)
 
     def state() -> object:
         # Zeros are read and not written, and much may be in one percent.
         return progress.position(), written()
 
-    progress.enter('Converting', image.virtual_size)
-    with (watchdog.watch(state, stalled.set), conversion.clock.run('convert'),
+    with (conversion.room(min(_data(image), most),
+                lambda: [room.of_folder(folder, conversion.keep_free)])
+          as claims,
+          watchdog.watch(state, stalled.set), conversion.clock.run('convert'),
           conversion.cancel.interrupting(stalled.set)):
+        progress.enter('Converting', image.virtual_size)
         qemu_img.convert(image.for_qemu, image.virtual_size, output, advance,
                          stalled)
     progress.reach(image.virtual_size, written())

@@ -13,27 +13,22 @@
 """At most so much work at once on a node, and first come, first served.
 
 A slot is a locked file, so it counts over all processes of a node and is free
-again however its holder ends. Who waits holds a ticket, another locked file,
-of which the name tells when it was drawn; the project of its holder stands in
-either. A third file is locked by who looks at all of them. Each kind of work
-has slots of its own.
+again however its holder ends. Who waits holds a ticket; the project of its
+holder stands in either. Each kind of work has slots of its own.
 """
 
 from collections.abc import Iterator
 import contextlib
 import os
 import threading
-import time
 from typing import NamedTuple
-import uuid
 
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import locks
+from glance_conversion_plugins.external import tickets
 
 _RETRY_SECONDS = 0.2
-_QUEUE = 'glance-conversion-queue'
-_LONGEST_PROJECT = 1024
 
 
 class Limits(NamedTuple):
@@ -60,7 +55,6 @@ class Kind(NamedTuple):
 
 CONVERSION = Kind('conversion', 'Waiting for a free conversion slot')
 DIGESTS = Kind('digests', 'Waiting for the digests of other images')
-_TICKETS = (CONVERSION.ticket, DIGESTS.ticket)
 
 
 @contextlib.contextmanager
@@ -75,7 +69,7 @@ def hold(limits: Limits, folder: str | None, progress: progress_.Progress,
     :raises errors.Cancelled: if ``cancel`` is set while waiting
     """
     folder = locks.folder(folder)
-    with _drawn(folder, project, kind) as ticket:
+    with tickets.drawn(folder, kind.ticket, project) as (ticket, _):
         slot = _take(folder, ticket, limits, kind)
         if slot is None:
             progress.enter(kind.waiting)
@@ -93,51 +87,20 @@ def hold(limits: Limits, folder: str | None, progress: progress_.Progress,
 def are_wanted(folder: str | None, kind: Kind = CONVERSION) -> bool:
     """Say whether anybody on this node has a slot, or waits for one."""
     folder = locks.folder(folder)
-    with _alone(folder):
-        return bool(_projects(folder, kind.slot)
-                    or _projects(folder, kind.ticket))
-
-
-@contextlib.contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Keep all others from looking; they do so for a moment only."""
-    fd = locks.hold(os.path.join(folder, _QUEUE))
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _drawn(folder: str, project: str, kind: Kind) -> Iterator[str]:
-    """A ticket, which tells when it was drawn and by whom."""
-    with _alone(folder):
-        # All processes of a node have the same monotonic clock.
-        name = f'{kind.ticket}{time.monotonic_ns():020}-{uuid.uuid4()}'
-        fd = locks.hold(os.path.join(folder, name))
-        _write(fd, project)
-    try:
-        yield name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(folder, name))
-        os.close(fd)
-
-
-def _write(fd: int, project: str) -> None:
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, project.encode()[:_LONGEST_PROJECT], 0)
+    with tickets.alone(folder):
+        return bool(tickets.held(folder, kind.slot, are_tickets=False)
+                    or tickets.held(folder, kind.ticket))
 
 
 def _take(folder: str, ticket: str, limits: Limits, kind: Kind
           ) -> int | None:
     """Take a slot, if there is one for whoever has this ticket."""
-    with _alone(folder):
-        holding = _projects(folder, kind.slot)
+    with tickets.alone(folder):
+        holding = tickets.held(folder, kind.slot, are_tickets=False)
         free = sum(f'{kind.slot}{number}' not in holding
                    for number in range(limits.node))
         at_work = list(holding.values())
-        for name, project in _projects(folder, kind.ticket).items():
+        for name, project in tickets.held(folder, kind.ticket).items():
             if limits.project and at_work.count(project) >= limits.project:
                 # Whoever comes after may be of another project.
                 continue
@@ -151,31 +114,11 @@ def _take(folder: str, ticket: str, limits: Limits, kind: Kind
     return None
 
 
-def _projects(folder: str, beginning: str) -> dict[str, str]:
-    """Who holds each file that is called so, in the order of their names."""
-    found = {}
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if not name.startswith(beginning):
-            continue
-        if (fd := locks.acquire(path)) is None:
-            # A ticket may go at any moment.
-            with (contextlib.suppress(FileNotFoundError),
-                  open(path, errors='replace') as f):
-                found[name] = f.read(_LONGEST_PROJECT)
-            continue
-        if name.startswith(_TICKETS):
-            # Of a process that died.
-            os.unlink(path)
-        os.close(fd)
-    return found
-
-
 def _acquire(folder: str, beginning: str, limit: int, project: str
              ) -> int | None:
     for number in range(limit):
         fd = locks.acquire(os.path.join(folder, f'{beginning}{number}'))
         if fd is not None:
-            _write(fd, project)
+            tickets.write(fd, project)
             return fd
     return None

@@ -27,6 +27,7 @@ import os
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import sinks
@@ -129,7 +130,7 @@ def _compression(path: str) -> str:
     return kind
 
 
-def see_part(package: Package, conversion: convert.Conversion
+def see_part(package: Package, conversion: conversion_.Conversion
              ) -> binary.Part:
     """Find the disk in an OVA, and see that it has its checksum, if any.
 
@@ -145,7 +146,7 @@ def see_part(package: Package, conversion: convert.Conversion
 
 
 def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
-          allow: Callable[[int], None], conversion: convert.Conversion
+          allow: Callable[[int], None], conversion: conversion_.Conversion
           ) -> upload.Stored:
     """Write the raw disk in a package into a sink, complete or not at all.
 
@@ -159,7 +160,7 @@ def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
         allow, conversion)
 
 
-def unpack(package: Package, path: str, conversion: convert.Conversion
+def unpack(package: Package, path: str, conversion: conversion_.Conversion
            ) -> None:
     """Write whatever is in a package into a file, or leave none.
 
@@ -167,7 +168,8 @@ def unpack(package: Package, path: str, conversion: convert.Conversion
     """
     # Of the largest disk that is allowed a file has some more, as of tables.
     most = package.policy.max_virtual_size * 5 // 4 + (64 << 20)
-    _fill(package, scratch.ScratchSink(path), _NO_DIGEST,
+    _fill(package, scratch.ScratchSink(path, conversion.keep_free),
+          _NO_DIGEST,
           lambda chunks: _limited(_unpacked(chunks), most),
           lambda size: None, conversion)
     # What is written yet is no part of the result.
@@ -176,7 +178,7 @@ def unpack(package: Package, path: str, conversion: convert.Conversion
 
 def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
           judge: Callable[[Iterator[bytes]], Iterator[bytes]],
-          allow: Callable[[int], None], conversion: convert.Conversion
+          allow: Callable[[int], None], conversion: conversion_.Conversion
           ) -> upload.Stored:
     target = bounded.Bounded(sink, bounded.allowed(
         package.size, package.policy.max_expansion))

@@ -19,6 +19,7 @@ error of Ceph is.
 from collections.abc import Iterator
 import contextlib
 import errno
+import json
 import logging
 import time
 from typing import Any
@@ -73,6 +74,22 @@ def connect(pool: Pool) -> Iterator[tuple[Any, Any]]:
         # for room, for ever; with it they fail, and removing still works.
         ioctx.set_osdmap_full_try()
         yield cluster, ioctx
+
+
+def free(cluster: Any, name: str) -> int | None:
+    """How many bytes of data a pool still takes; None if nobody says."""
+    status, output, _ = cluster.mon_command(json.dumps(
+        {'prefix': 'df', 'detail': 'detail', 'format': 'json'}), b'')
+    if status:
+        return None
+    stats: dict[str, int] = next(
+        (pool['stats'] for pool in json.loads(output)['pools']
+         if pool['name'] == name), {})
+    found = [stats['max_avail']] if 'max_avail' in stats else []
+    # 0: the pool has no quota.
+    if quota := stats.get('quota_bytes'):
+        found.append(max(0, quota - stats.get('stored', 0)))
+    return min(found, default=None)
 
 
 @contextlib.contextmanager

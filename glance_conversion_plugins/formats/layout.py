@@ -53,6 +53,7 @@ class Layout:
 
     def __init__(self) -> None:
         self.size = 0           # in bytes, of the disk
+        self.data = 0           # how much of it is neither zeros nor a hole
         self.is_known = True
         self.is_plain = True    # nothing of it is encoded
         self._starts = array.array('q')
@@ -66,6 +67,8 @@ class Layout:
         if length < 1:
             raise ValueError(f'{length} bytes')
         start, self.size = self.size, self.size + length
+        if place not in (HOLE, ZEROS):
+            self.data += length
         self.is_plain = self.is_plain and place != ENCODED
         if place < 0 and self._places and self._places[-1] == place:
             return

@@ -16,6 +16,7 @@ import logging
 import os
 from typing import NamedTuple
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import fanout
@@ -45,7 +46,7 @@ class Context(NamedTuple):
     path: str                       # of the staged upload, or unpacked of it
     stores: dict[str, protocols.SparseStore]        # written to directly
     placeholder: placeholder_.Placeholder
-    conversion: convert.Conversion
+    conversion: conversion_.Conversion
     uploaded: int = 0               # bytes of the package that is unpacked
     part: binary.Part | None = None     # what is converted of the upload
 
@@ -112,7 +113,7 @@ def _see_small_enough(path: str) -> None:
 
 
 def see_expected(declaration: image_.Declaration, path: str,
-                 conversion: convert.Conversion) -> None:
+                 conversion: conversion_.Conversion) -> None:
     """See that an upload has the hash that its owner gives, if any.
 
     :raises errors.WrongUpload: if not

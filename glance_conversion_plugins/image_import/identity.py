@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
@@ -105,7 +105,7 @@ def _compute(path: str, algorithm: str, progress: progress_.Progress,
 class Hashing:
     """The hash of an upload, computed while all else is done with it."""
 
-    def __init__(self, path: str, conversion: convert.Conversion) -> None:
+    def __init__(self, path: str, conversion: conversion_.Conversion) -> None:
         self._path = path
         self._conversion = conversion
         self._progress = progress_.Progress()

@@ -16,6 +16,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import slots as slots_
 from glance_conversion_plugins.formats import detection
@@ -65,6 +66,12 @@ def policy() -> detection.Policy:
         CONF.image_format.gpt_safety_checks_nonfatal,
         CONF.image_format.vmdk_allowed_types,
         CONF.conversion.max_expansion)
+
+
+def node() -> conversion_.Node:
+    """What the conversions of this node share."""
+    return conversion_.Node(CONF.oslo_concurrency.lock_path,
+                        CONF.conversion.min_free_staging or 0)
 
 
 def slots() -> slots_.Limits:

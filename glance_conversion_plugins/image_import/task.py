@@ -23,7 +23,7 @@ from typing import Any
 from oslo_config import cfg
 from taskflow import task
 
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
@@ -97,7 +97,7 @@ class ConvertImage(task.Task):
             # For what an owner chose, and not this deployment.
             if decided.concerns_owner:
                 execution.see_expected(declaration, path,
-                                       convert.Conversion())
+                                       conversion_.Conversion())
                 execution.see_keepable(declaration, path)
             self._explain(decided)
             return path
@@ -109,7 +109,7 @@ class ConvertImage(task.Task):
                 self._request.image_id, self._request.task_id,
                 declaration.disk_format, declaration.container_format,
                 socket.gethostname())),
-            convert.Conversion())
+            conversion_.Conversion(node=options.node()))
         size = os.path.getsize(path)
         result, found = self._convert(decided.action, self._context)
         self._complete(self._context, result,
@@ -136,8 +136,7 @@ class ConvertImage(task.Task):
                                  conversion.cancel) as beating:
             try:
                 context.placeholder.create()
-                with slots.hold(options.slots(),
-                                CONF.oslo_concurrency.lock_path,
+                with slots.hold(options.slots(), options.node().locks,
                                 conversion.progress, conversion.cancel,
                                 self._image.project):
                     result, found = _done(action, context)

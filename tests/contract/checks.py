@@ -330,6 +330,26 @@ def sink_keeps_what_is_written(open_sink: OpenSink,
         sink.abort()
 
 
+def sink_tells_what_is_free(open_sink: OpenSink, read_back: ReadBack) -> None:
+    """Before anything is there, and makes nothing."""
+    sink = open_sink()
+    try:
+        found = sink.room(len(EXPECTED))
+        assert found
+        for place in found:
+            assert place.name
+            assert place.free > len(EXPECTED)
+        assert read_back() is None
+        assert [p.name for p in sink.room(1)] == [p.name for p in found]
+        sink.create(len(EXPECTED))
+        _write_all(sink, EXPECTED, 16 * images.BLOCK)
+        sink.seal()
+        sink.publish()
+        assert read_back() == EXPECTED
+    finally:
+        sink.abort()
+
+
 def sink_takes_writes_of_any_alignment(open_sink: OpenSink,
                                        read_back: ReadBack) -> None:
     sink = open_sink()
@@ -535,6 +555,7 @@ def sink_shrinks(open_sink: OpenSink, read_back: ReadBack) -> None:
 
 SINK_CHECKS = [
     sink_keeps_what_is_written,
+    sink_tells_what_is_free,
     sink_takes_writes_of_any_alignment,
     sink_new_target_reads_as_zeros,
     sink_zeroes,

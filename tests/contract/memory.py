@@ -15,6 +15,7 @@
 
 import threading
 
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins import errors
 
 
@@ -27,6 +28,9 @@ class MemorySink:
         self._target: bytearray | None = None
         self._published = False
         self._interrupted = threading.Event()
+
+    def room(self, size: int) -> list[room_.Place]:
+        return [room_.Place('memory', 1 << 40)]
 
     def create(self, size: int) -> None:
         if self._name in self._place:

@@ -17,6 +17,7 @@ import pathlib
 
 import pytest
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
@@ -72,7 +73,7 @@ def _by_layout(folder, disk_format, make, before=b''):
         pathlib.Path(path).write_bytes(before + image + before)
     image = convert.check(
         inspection.inspect(where, disk_format, detection.Policy(1 << 40)),
-        convert.Conversion())
+        conversion_.Conversion())
     assert image.layout.is_plain == (make is not images.compressed)
 
     def open_source():

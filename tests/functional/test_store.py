@@ -106,6 +106,21 @@ def pool_of(cloud, name='images'):
     return rbd_pool.Pool(str(cloud.ceph.conf), 'glance', name)
 
 
+def test_room_is_what_a_pool_takes_and_its_quota_allows(cloud, request):
+    sink = rbd_sink.RbdSink(pool_of(cloud, 'images2'), MARK, order=20,
+                            zero_block_size=4096)
+    try:
+        place, = sink.room(MIB)
+        # A gibibyte and more: what the OSD of the cloud has.
+        assert place.free > 1 << 30
+        assert place.name.endswith('/images2')
+        request.getfixturevalue('full_pool')
+        place, = sink.room(MIB)
+        assert place.free == 0
+    finally:
+        sink.abort()
+
+
 @pytest.mark.parametrize('check', checks.SINK_CHECKS, ids=checks.name)
 @pytest.mark.parametrize('kind', ['rbd', 'two pools'])
 def test_contract_of_sinks(cloud, glance, check, kind):

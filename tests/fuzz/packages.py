@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import contextlib
 import pathlib
 
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import binary
@@ -59,7 +59,7 @@ def place(path: str, container: str) -> binary.Where | None:
 
 
 @contextlib.contextmanager
-def disk(path: pathlib.Path, container: str, conversion: convert.Conversion
+def disk(path: pathlib.Path, container: str, conversion: conversion_.Conversion
          ) -> Iterator[binary.Where]:
     """A disk that is no raw one as an import reads it."""
     if container == 'bare':

@@ -26,6 +26,7 @@ import signal
 import threading
 from typing import NamedTuple
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import unpack
@@ -166,7 +167,7 @@ def _import(path: pathlib.Path, subject: Subject) -> Verdict:
 
 def _convert(path: pathlib.Path, subject: Subject, sink: memory.MemorySink
              ) -> None:
-    conversion = convert.Conversion()
+    conversion = conversion_.Conversion()
     if subject.container != 'bare' and subject.disk_format == 'raw':
         unpack.store(packages.package(path, subject.container), sink,
                      path_.NO_DIGEST, lambda size: None, conversion)
@@ -180,7 +181,7 @@ def _convert(path: pathlib.Path, subject: Subject, sink: memory.MemorySink
 
 def _stage(path: pathlib.Path, subject: Subject, disk: bytes) -> None:
     """See that the way through staging gives the same."""
-    target, conversion = path.with_name('target'), convert.Conversion()
+    target, conversion = path.with_name('target'), conversion_.Conversion()
     with packages.disk(path, subject.container, conversion) as where:
         info = convert.inspect(where, subject.disk_format, packages.POLICY,
                                conversion)

@@ -23,6 +23,7 @@ import sys
 
 import pytest
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import discard
@@ -77,7 +78,7 @@ def bomb(tmp_path_factory):
 
 def test_is_refused_for_what_it_expands_to(bomb):
     info = inspection.inspect(bomb, 'qcow2', POLICY)
-    run = convert.Conversion()
+    run = conversion_.Conversion()
     with pytest.raises(errors.TooLarge, match='far too small'):
         convert.convert(info, POLICY, CountingSink(), NONE, run)
     # Not all of it was done first.
@@ -88,7 +89,7 @@ def test_is_refused_in_staging_too(bomb, tmp_path):
     info = inspection.inspect(bomb, 'qcow2', POLICY)
     with pytest.raises(errors.TooLarge, match='far too small'):
         convert.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
-                         convert.Conversion())
+                         conversion_.Conversion())
     assert list(tmp_path.iterdir()) == []
 
 

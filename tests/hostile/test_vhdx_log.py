@@ -21,6 +21,7 @@ import subprocess
 
 import pytest
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
@@ -61,7 +62,7 @@ def test_log_is_replayed(tmp_path):
 def test_who_hashes_an_upload_is_told_before_it_changes(tmp_path):
     path, seen = tmp_path / 'disk.vhdx', []
     path.write_bytes(_crashed())
-    conversion = convert.Conversion()
+    conversion = conversion_.Conversion()
     conversion.before_change = lambda: seen.append(path.read_bytes())
     convert.inspect(str(path), 'vhdx', path_.POLICY, conversion)
     assert seen == [_crashed()]

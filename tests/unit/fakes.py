@@ -79,6 +79,10 @@ class FakeSink:
         if name in self._fail_at:
             raise self._fail_at[name]
 
+    def room(self, size):
+        self._called('room', size)
+        return []
+
     def create(self, size):
         self._called('create', size)
 

@@ -17,11 +17,22 @@ A sink writes one image into one place. Its calls come in this order:
 ``publish``, or ``abort`` at any time.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from glance_conversion_plugins.copying import room as room_
 
 
 class Sink(Protocol):
     """The contract; tests/contract holds every sink to it."""
+
+    def room(self, size: int) -> Sequence[room_.Place]:
+        """Where an image of so many bytes will be, and what is free there.
+
+        Asked before ``create``. Nothing, where nobody can say.
+
+        :raises errors.SinkFailed: if the place does not answer
+        """
 
     def create(self, size: int) -> None:
         """Make a target of ``size`` bytes that reads as zeros.

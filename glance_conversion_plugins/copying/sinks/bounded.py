@@ -50,6 +50,7 @@ class Bounded:
         self._most = most
         self._lock = threading.Lock()
         self.written = 0        # bytes of data so far
+        self.room = sink.room
         self.create = sink.create
         self.zero = sink.zero
         self.resize = sink.resize

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import logging
 from typing import Any
 
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins import errors
 
@@ -57,6 +58,10 @@ class FanOut:
             target.interrupt()
         if self._all_must_succeed or len(self.failures) == len(self._targets):
             raise first
+
+    def room(self, size: int) -> list[room_.Place]:
+        return [place for found in self._each(lambda t: t.room(size))
+                for place in found]
 
     def create(self, size: int) -> None:
         self._each(lambda target: target.create(size))

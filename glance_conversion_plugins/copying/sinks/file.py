@@ -19,6 +19,7 @@ import os
 from typing import NamedTuple
 
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
 from glance_conversion_plugins.external import marks
@@ -55,6 +56,11 @@ class FileSink:
         # Keeps the lock of the file when that is closed.
         self._lease = -1
         self._begun = self._stopped = False
+
+    def room(self, size: int) -> list[room_.Place]:
+        path = self._choose(size).path
+        with os_errors.translated(path):
+            return [room_.of_folder(path)]
 
     def create(self, size: int) -> None:
         datadir = self._choose(size)

@@ -17,6 +17,7 @@ import logging
 from typing import Any
 
 from glance_conversion_plugins.copying import patience
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins import errors
 
@@ -45,6 +46,9 @@ class PatientSink:
             return self._patience.call(function, *args, seconds=seconds)
         except patience.Unanswered as e:
             raise errors.SinkFailed(UNANSWERED) from e
+
+    def room(self, size: int) -> list[room_.Place]:
+        return list(self._call(self._sink.room, size))
 
     def create(self, size: int) -> None:
         self._call(self._sink.create, size)

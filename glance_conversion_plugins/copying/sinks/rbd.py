@@ -17,6 +17,7 @@ import logging
 from typing import Any
 
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying.sinks import window
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
@@ -63,16 +64,29 @@ class RbdSink:
         self._resources = contextlib.ExitStack()
         self._created = self._begun = False
         self._image: Any = None
+        self._cluster: Any = None
         self._ioctx: Any = None
 
+    def room(self, size: int) -> list[room_.Place]:
+        self._connect()
+        name = self._data_pool or self._pool.name
+        with rbd_pool.translated():
+            free = rbd_pool.free(self._cluster, name)
+            place = f'{self._cluster.get_fsid()}/{name}'
+        return [] if free is None else [room_.Place(place, free)]
+
+    def _connect(self) -> None:
+        if not self._ioctx:
+            self._cluster, self._ioctx = self._resources.enter_context(
+                rbd_pool.connect(self._pool))
+
     def create(self, size: int) -> None:
-        cluster, self._ioctx = self._resources.enter_context(
-            rbd_pool.connect(self._pool))
+        self._connect()
         with rbd_pool.translated():
             self._check_name()
             # As the stock driver does, so that clones behave the same.
-            features = (int(cluster.conf_get('rbd_default_features') or 0)
-                        or rbd.RBD_FEATURE_LAYERING)
+            configured = self._cluster.conf_get('rbd_default_features')
+            features = int(configured or 0) or rbd.RBD_FEATURE_LAYERING
             self._created = True
             # Of one that dies at once, its name may be listed nowhere else.
             rbd_index.add(self._ioctx, self._mark)

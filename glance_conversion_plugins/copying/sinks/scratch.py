@@ -17,6 +17,7 @@ import errno
 import os
 
 from glance_conversion_plugins.copying import extent
+from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins import errors
 
 # Blocks of most file systems are as large, and holes at least so.
@@ -30,11 +31,19 @@ class ScratchSink:
     Nobody needs it after a crash of this node, so nothing is flushed.
     """
 
-    def __init__(self, path: str) -> None:
-        """Describe the file, which must not exist; nothing is made yet."""
+    def __init__(self, path: str, keep_free: int = 0) -> None:
+        """Describe the file, which must not exist; nothing is made yet.
+
+        :param keep_free: how many bytes have to stay free beside it
+        """
         self._path = path
+        self._keep_free = keep_free
         self._fd = -1
         self._created = self._stopped = False
+
+    def room(self, size: int) -> list[room_.Place]:
+        return [room_.of_folder(os.path.dirname(self._path),
+                                self._keep_free)]
 
     def create(self, size: int) -> None:
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -44,6 +53,7 @@ class ScratchSink:
 
     def write(self, view: memoryview, offset: int) -> int:
         written = 0
+        room_.see_free(os.path.dirname(self._path), self._keep_free)
         for start, stop in extent.data_runs(view, offset, _BLOCK):
             self._write(view[start:stop], offset + start)
             written += stop - start

@@ -21,6 +21,7 @@ import threading
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import watchdog
@@ -49,7 +50,7 @@ def _convert(path, disk_format, sink, wanted=BOTH, cancel=None,
              policy=POLICY):
     return convert.convert(
         inspection.inspect(path, disk_format, policy), policy, sink, wanted,
-        convert.Conversion(cancel))
+        conversion_.Conversion(cancel))
 
 
 @pytest.mark.parametrize(('disk_format', 'make'), [
@@ -177,7 +178,7 @@ def _stage(path, disk_format, target, output_format, *options, run=None,
            policy=POLICY):
     return convert.stage(
         inspection.inspect(path, disk_format, policy), policy, str(target),
-        output_format, options, run or convert.Conversion())
+        output_format, options, run or conversion_.Conversion())
 
 
 # Far more holes than data, and no whole number of anything large.
@@ -201,7 +202,7 @@ def test_stages_the_image_in_every_format(tmp_path, output, make):
     output_format, options = OUTPUTS[output]
     driver = inspection.DRIVERS[output_format]
     path, target = make(tmp_path / 'disk', SPARSE), tmp_path / 'target'
-    run = convert.Conversion()
+    run = conversion_.Conversion()
     size = _stage(path, 'qcow2', target, output_format, *options, run=run)
     assert size == target.stat().st_size
     images.run('qemu-img', 'compare', '-f', 'qcow2', '-F', driver, path,
@@ -250,7 +251,7 @@ class Watching:
     """A conversion that does something each time qemu-img tells how far."""
 
     def __init__(self, act, cancel=None):
-        self.run = convert.Conversion(cancel)
+        self.run = conversion_.Conversion(cancel)
         self.told = []
         reach = self.run.progress.reach
 
@@ -280,7 +281,7 @@ def test_cancelled_before_it_stages(tmp_path):
     path = images.qcow2(tmp_path / 'disk', PATTERN)
     with pytest.raises(errors.Cancelled):
         _stage(path, 'qcow2', tmp_path / 'target', 'raw',
-               run=convert.Conversion(cancel))
+               run=conversion_.Conversion(cancel))
     assert os.listdir(tmp_path) == ['disk']
 
 
@@ -442,7 +443,7 @@ def test_zeros_that_are_read_are_no_stall(tmp_path, monkeypatch):
         states.append(state)
         return watch(state, interrupt)
     monkeypatch.setattr(watchdog, 'watch', record)
-    run, seen = convert.Conversion(), set()
+    run, seen = conversion_.Conversion(), set()
     reach = run.progress.reach
 
     def reach_and_look(done, written):
@@ -462,7 +463,7 @@ def test_no_limit_on_expansion_is_none(tmp_path, output_format):
     path = images.qcow2(tmp_path / 'disk', 'ABCD' * 16)
     target = tmp_path / 'target'
     convert.stage(inspection.inspect(path, 'qcow2', policy), policy,
-                     str(target), output_format, (), convert.Conversion())
+                     str(target), output_format, (), conversion_.Conversion())
     assert target.stat().st_size
 
 
@@ -473,4 +474,4 @@ def test_more_than_the_target_format_can_express(tmp_path):
     with pytest.raises(errors.TooLarge, match='for the format'):
         convert.stage(inspection.inspect(str(path), 'qcow2', policy),
                          policy, str(tmp_path / 'target'), 'vhd', (),
-                         convert.Conversion())
+                         conversion_.Conversion())

@@ -22,6 +22,7 @@ import pytest
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import tickets
 
 _CHILD = """
 import sys, threading
@@ -46,7 +47,8 @@ def progress():
 
 
 def _holders(folder):
-    return list(slots._projects(folder, slots.CONVERSION.slot).values())
+    return list(tickets.held(folder, slots.CONVERSION.slot,
+                             are_tickets=False).values())
 
 
 def _cancelled():
@@ -342,6 +344,6 @@ def test_who_has_a_slot_or_waits_for_one_wants_it(folder, progress):
         assert slots.are_wanted(folder)
         assert not slots.are_wanted(folder, slots.DIGESTS)
     assert not slots.are_wanted(folder)
-    with slots._drawn(folder, '', slots.CONVERSION):
+    with tickets.drawn(folder, slots.CONVERSION.ticket, ''):
         assert slots.are_wanted(folder)
     assert not slots.are_wanted(folder)

@@ -23,7 +23,7 @@ import time
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying import unpack
@@ -75,7 +75,7 @@ def _store(package, sink=None, spec=BOTH, allow=lambda size: None,
     """The disk that is written, and what is known of it."""
     place = {}
     stored = unpack.store(package, sink or memory.MemorySink(place, 'i'),
-                          spec, allow, convert.Conversion(cancel))
+                          spec, allow, conversion_.Conversion(cancel))
     if sink is None:
         assert place == {}, 'published'
     return stored
@@ -138,14 +138,14 @@ def test_what_was_compressed_in_pieces(tmp_path, kind):
 def test_other_formats_by_way_of_a_file(tmp_path, kind, disk_format):
     data = build.image(disk_format)
     package = _package(tmp_path, _packed(kind, data), kind)
-    unpack.unpack(package, str(tmp_path / 'new'), convert.Conversion())
+    unpack.unpack(package, str(tmp_path / 'new'), conversion_.Conversion())
     assert (tmp_path / 'new').read_bytes() == data
 
 
 def test_holes_stay_holes(tmp_path):
     data = build.noise(MIB) + bytes(64 * MIB)
     package = _package(tmp_path, packages.compressed('zstd', data))
-    unpack.unpack(package, str(tmp_path / 'new'), convert.Conversion())
+    unpack.unpack(package, str(tmp_path / 'new'), conversion_.Conversion())
     found = (tmp_path / 'new').stat()
     assert found.st_size == len(data)
     assert found.st_blocks * 512 <= 2 * MIB
@@ -169,7 +169,7 @@ def _not_unpacked(package, error=errors.ImageRefused, match=None):
     before = set(os.listdir(folder))
     with pytest.raises(error, match=match) as caught:
         unpack.unpack(package, os.path.join(folder, 'new'),
-                      convert.Conversion())
+                      conversion_.Conversion())
     path_.assert_presentable(caught.value, folder)
     assert set(os.listdir(folder)) == before
 
@@ -383,7 +383,7 @@ def test_a_file_may_be_larger_than_its_disk(tmp_path):
     package = _package(tmp_path, packages.compressed('zstd', data),
                        policy=POLICY._replace(
                            max_virtual_size=len(data) - 512))
-    unpack.unpack(package, str(tmp_path / 'new'), convert.Conversion())
+    unpack.unpack(package, str(tmp_path / 'new'), conversion_.Conversion())
     assert (tmp_path / 'new').read_bytes() == data
 
 
@@ -411,7 +411,8 @@ def test_what_is_not_allowed(tmp_path):
 def test_no_room_in_staging(tmp_path, small_disk, kind):
     package = _package(tmp_path, _packed(kind, build.noise(4 * MIB)), kind)
     with pytest.raises(errors.StagingFull, match='what is in its archive'):
-        unpack.unpack(package, str(small_disk / 'new'), convert.Conversion())
+        unpack.unpack(package, str(small_disk / 'new'),
+                      conversion_.Conversion())
     assert os.listdir(small_disk) == []
 
 
@@ -422,7 +423,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
     link.symlink_to(victim)
     for target in (victim, link):
         with pytest.raises(FileExistsError):
-            unpack.unpack(package, str(target), convert.Conversion())
+            unpack.unpack(package, str(target), conversion_.Conversion())
     assert victim.read_text() == 'precious'
 
 
@@ -538,7 +539,7 @@ def _wide_frame():
 
 
 def test_progress_shows_how_much_there_is(tmp_path):
-    run = convert.Conversion()
+    run = conversion_.Conversion()
     unpack.store(_package(tmp_path, _packed('gzip')), fakes.FakeSink(), BOTH,
                  lambda size: None, run)
     assert str(run.progress).startswith('Unpacking: 3 MiB, ')

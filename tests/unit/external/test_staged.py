@@ -17,6 +17,7 @@ import subprocess
 
 import pytest
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins import errors
@@ -131,7 +132,7 @@ def test_the_content_can_not_be_read_for_staging(path, fail, tmp_path):
     fail(path, MIB)
     with pytest.raises(errors.SourceFailed, match='could not be read'):
         convert.stage(info, POLICY, str(tmp_path / 'target'), 'raw', (),
-                      convert.Conversion())
+                      conversion_.Conversion())
 
 
 def test_an_image_that_is_damaged_still_is(tmp_path):

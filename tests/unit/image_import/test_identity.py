@@ -21,7 +21,7 @@ import threading
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
@@ -108,7 +108,7 @@ def test_what_is_recorded():
 
 
 def test_an_upload_is_hashed_meanwhile(upload):
-    with identity.Hashing(upload, convert.Conversion()) as hashing:
+    with identity.Hashing(upload, conversion_.Conversion()) as hashing:
         assert hashing.result() == ('sha256', SHA256)
     # Asked again it says the same, also when the file is another.
     pathlib.Path(upload).write_bytes(b'another')
@@ -117,7 +117,7 @@ def test_an_upload_is_hashed_meanwhile(upload):
 
 def test_what_can_not_be_read_has_no_hash(upload):
     os.unlink(upload)
-    with identity.Hashing(upload, convert.Conversion()) as hashing:
+    with identity.Hashing(upload, conversion_.Conversion()) as hashing:
         with pytest.raises(FileNotFoundError):
             hashing.result()
 
@@ -134,7 +134,7 @@ def endless(tmp_path):
 
 
 def test_who_waits_for_a_hash_hears_that_it_is_stopped(endless):
-    conversion = convert.Conversion()
+    conversion = conversion_.Conversion()
     with identity.Hashing(endless, conversion) as hashing:
         threading.Timer(0.3, conversion.cancel.set).start()
         with pytest.raises(errors.Cancelled):
@@ -145,7 +145,7 @@ def test_who_waits_for_a_hash_hears_that_it_is_stopped(endless):
 def test_a_file_that_does_not_answer_is_given_up(endless, monkeypatch):
     monkeypatch.setattr(identity.watchdog, 'watch', functools.partial(
         watchdog.watch, seconds=0.4))
-    with identity.Hashing(endless, convert.Conversion()) as hashing:
+    with identity.Hashing(endless, conversion_.Conversion()) as hashing:
         with pytest.raises(errors.Stalled):
             hashing.result()
 
@@ -154,7 +154,7 @@ def test_it_ends_with_what_is_done_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, '_PIECE', 1)
     path = tmp_path / 'long'
     path.write_bytes(bytes(50_000_000))
-    with identity.Hashing(str(path), convert.Conversion()) as hashing:
+    with identity.Hashing(str(path), conversion_.Conversion()) as hashing:
         assert hashing._thread.is_alive()
     hashing._thread.join(10)
     assert not hashing._thread.is_alive()

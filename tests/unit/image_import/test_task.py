@@ -16,7 +16,7 @@ from glance.async_.flows import api_image_import
 from oslo_db import exception
 import pytest
 
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import image as image_
@@ -171,7 +171,7 @@ def test_packages_are_unpacked(tmp_path, container_format, work):
         declaration, str(tmp_path / 'image'), {}, placeholder.Placeholder(
             str(tmp_path), placeholder.Header('image', 'task', 'raw',
                                               container_format)),
-        convert.Conversion())
+        conversion_.Conversion())
     assert task._work(context) is work
 
 

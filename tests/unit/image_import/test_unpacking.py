@@ -18,7 +18,7 @@ import types
 from glance.async_.flows.plugins import image_decompression
 import pytest
 
-from glance_conversion_plugins.copying import convert
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins import errors
@@ -97,7 +97,7 @@ def _context(folder, data, disk_format, container_format, store=None,
         image or _Image(), image_.Declaration(
             disk_format, container_format, properties),
         str(path), {'s': store} if store else {},
-        placeholder.Placeholder(str(folder), header), convert.Conversion())
+        placeholder.Placeholder(str(folder), header), conversion_.Conversion())
 
 
 def _packed(data, container_format):

@@ -15,6 +15,7 @@ import random
 
 import pytest
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
@@ -111,7 +112,7 @@ def test_an_image_in_too_many_pieces_is_read_by_qemu(tmp_path, monkeypatch):
     path = images.qcow2(tmp_path / 'disk.qcow2', 'A-B-C')
     image = convert.check(
         inspection.inspect(path, 'qcow2', detection.Policy(1 << 30)),
-        convert.Conversion())
+        conversion_.Conversion())
     source = convert.open_source(image)
     assert isinstance(source, nbd_source.NbdSource)
     assert _read(source, 0, source.size) == images.content('A-B-C')
@@ -125,6 +126,7 @@ def test_no_limit_is_evaded_by_a_layout_of_another_size(tmp_path, monkeypatch):
     extents = qemu_img.extents
     monkeypatch.setattr(qemu_img, 'extents', lambda *given: [
         *extents(*given), {'length': 1 << 40, 'data': False, 'zero': True}])
-    source = convert.open_source(convert.check(image, convert.Conversion()))
+    source = convert.open_source(
+        convert.check(image, conversion_.Conversion()))
     assert source.size == image.virtual_size
     source.close()
