@@ -120,6 +120,12 @@ An image for which that leaves too little waits for others that are converted
 on the same node, and fails if there are none. What goes directly into a store
 needs no room in staging beyond its upload. Unset, it is not looked at.
 """),
+    cfg.Opt('rate_limit', type=values.Size(), help="""
+Most bytes of data per second that one conversion reads and writes, as in
+``200MB``; a node does so for ``max_concurrent`` of them.
+
+Zeros do not count. Unset, there is no limit.
+"""),
     cfg.IntOpt('max_concurrent', default=2, min=1, help="""
 How many images one node converts at once, over all processes of its Glance.
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import room as room_
+from glance_conversion_plugins.copying import throttle
 
 
 class Node(NamedTuple):
@@ -28,6 +29,7 @@ class Node(NamedTuple):
 
     locks: str | None       # folder of lock files; None: a temporary one
     keep_free: int = 0      # how many bytes stay free in staging
+    rate: int = 0           # bytes per second of each conversion; 0: no limit
 
 
 class Conversion:
@@ -47,6 +49,8 @@ class Conversion:
         self.remarks: list[str] = []
         self.clock = progress_.Clock()
         self.cancel = cancel or cancel_.Cancel()
+        self.throttle = throttle.Throttle(node.rate if node else 0,
+                                          self.cancel.wait)
         # Called before the upload itself is changed.
         self.before_change: Callable[[], object] = lambda: None
 

@@ -190,7 +190,8 @@ def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
     conversion.progress.enter('Converting', source.size)
     result = detection.ResultInspector(policy)
     with digest.Digests(spec) as digests:
-        pipeline.copy(source, sink, (*before, result, digests),
+        pipeline.copy(source, sink,
+                      (*before, conversion.throttle, result, digests),
                       progress=conversion.progress, clock=conversion.clock,
                       cancel=conversion.cancel)
         result.finish()
@@ -250,7 +251,7 @@ def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
           conversion.cancel.interrupting(stalled.set)):
         progress.enter('Converting', image.virtual_size)
         qemu_img.convert(image.for_qemu, image.virtual_size, output, advance,
-                         stalled)
+                         stalled, conversion.throttle.rate)
     progress.reach(image.virtual_size, written())
 
 

@@ -196,7 +196,9 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
                 allow(size)
                 asked = size + _STEP
             progress.reach(size, target.written)
+            before = target.written
             yield chunk
+            conversion.throttle.take(target.written - before)
         allow(size)
 
     progress.enter('Unpacking')

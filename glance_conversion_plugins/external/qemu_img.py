@@ -243,18 +243,20 @@ class Output(NamedTuple):
 
 def convert(image: Image, virtual_size: int, output: Output,
             advance: Callable[[float], None],
-            cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+            cancel: cancel_.Cancel = cancel_.NEVER, rate: int = 0) -> None:
     """Convert an image into a file.
 
     :param virtual_size: of the image, in bytes
     :param output: the file exists and is empty
     :param advance: told the percentage that is done, again and again; what
         it raises ends the conversion
+    :param rate: bytes per second; 0: no limit
     :raises errors.DamagedImage: if the image does not decode
     :raises errors.StagingFull: if there is no room for the file
     """
-    argv = ['qemu-img', 'convert', '-p', '-O', output.driver, *output.options,
-            image.node, output.path]
+    limit = ['-r', str(rate)] if rate else []
+    argv = ['qemu-img', 'convert', '-p', *limit, '-O', output.driver,
+            *output.options, image.node, output.path]
     # Tables of the target and a compressed format's overhead take more than
     # the disk has, but never so much.
     limits = sandbox.Limits(image.decoding_seconds(virtual_size),

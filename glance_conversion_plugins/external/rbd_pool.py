@@ -42,6 +42,10 @@ SNAPSHOT = 'snap'
 # takes to fail over, shorter than a conversion may stand still.
 _PATIENCE = 240
 
+# Checks of its health.
+_STRAIN = {'SLOW_OPS', 'OSD_NEARFULL', 'POOL_NEARFULL', 'OSD_BACKFILLFULL',
+           'OSD_FULL', 'POOL_FULL'}
+
 # Longer than the 30 s for which a client that was killed is remembered.
 _REMOVE_SECONDS = 40
 
@@ -90,6 +94,13 @@ def free(cluster: Any, name: str) -> int | None:
     if quota := stats.get('quota_bytes'):
         found.append(max(0, quota - stats.get('stored', 0)))
     return min(found, default=None)
+
+
+def strain(cluster: Any) -> set[str]:
+    """What a cluster complains of that more writes would make worse."""
+    status, output, _ = cluster.mon_command(
+        json.dumps({'prefix': 'health', 'format': 'json'}), b'')
+    return set() if status else _STRAIN & json.loads(output)['checks'].keys()
 
 
 @contextlib.contextmanager

@@ -71,7 +71,8 @@ def policy() -> detection.Policy:
 def node() -> conversion_.Node:
     """What the conversions of this node share."""
     return conversion_.Node(CONF.oslo_concurrency.lock_path,
-                        CONF.conversion.min_free_staging or 0)
+                        CONF.conversion.min_free_staging or 0,
+                        CONF.conversion.rate_limit or 0)
 
 
 def slots() -> slots_.Limits:

@@ -21,6 +21,7 @@ import re
 import shutil
 import subprocess
 
+from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert as convert_
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins import errors
@@ -79,8 +80,8 @@ class FileSink:
 
 
 def convert(path: pathlib.Path, disk_format: str, sink: FileSink,
-            policy: detection.Policy = POLICY) -> convert_.Conversion:
-    conversion = convert_.Conversion()
+            policy: detection.Policy = POLICY) -> conversion_.Conversion:
+    conversion = conversion_.Conversion()
     info = convert_.inspect(str(path), disk_format, policy, conversion)
     convert_.convert(info, policy, sink, NO_DIGEST, conversion)
     return conversion

@@ -56,6 +56,9 @@ class _Rados(stock.MockRados.Rados):
     def get_fsid(self):
         return 'fsid'
 
+    def mon_command(self, command, data):
+        return 0, b'{"checks": {}}', ''
+
     def open_ioctx(self, pool):
         return _Ioctx()
 

@@ -83,6 +83,10 @@ class RbdSink:
     def create(self, size: int) -> None:
         self._connect()
         with rbd_pool.translated():
+            if strain := rbd_pool.strain(self._cluster):
+                LOG.info('Ceph says %s: image %s is written with little at '
+                         'once', ', '.join(sorted(strain)), self._name)
+                self._window.spare()
             self._check_name()
             # As the stock driver does, so that clones behave the same.
             configured = self._cluster.conf_get('rbd_default_features')

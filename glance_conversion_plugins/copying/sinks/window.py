@@ -44,7 +44,7 @@ class Window:
         self._changed = threading.Condition()
         self._bytes = 0
         self._error: Exception | None = None
-        self.limit = MOST
+        self.limit = self._most = MOST
         self._quickest = float('inf')
         self._reduced_at = 0.0
 
@@ -75,13 +75,19 @@ class Window:
             self._error = self._error or error
             self._changed.notify_all()
 
+    def spare(self) -> None:
+        """Have as little under way as there can be, from now on."""
+        with self._changed:
+            self._most = self.limit = LEAST
+
     def _adapt(self, length: int, began: float) -> None:
         """Halve it where a write waited, else let it grow by and by."""
         now = self._now()
         took = now - began
         self._quickest = min(self._quickest, took)
         if took < max(_SLOW_SECONDS, _SLOW_TIMES * self._quickest):
-            self.limit = min(MOST, self.limit + length * length // self.limit)
+            self.limit = min(self._most, self.limit
+                             + length * length // self.limit)
         elif began >= self._reduced_at and self.limit > LEAST:
             # Those that began before would say the same again.
             self._reduced_at = now

@@ -30,13 +30,13 @@ from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying import throttle
 from glance_conversion_plugins.copying import upload
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance.prefetch import node as node_
-from glance_conversion_plugins.maintenance.prefetch import throttle
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins import units
 

@@ -13,11 +13,13 @@
 """The sink of RBD images, in a Ceph in memory."""
 
 import errno
+import json
 import threading
 
 import pytest
 
 from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
+from glance_conversion_plugins.copying.sinks import window
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
@@ -528,3 +530,52 @@ def test_an_abort_waits_for_what_is_under_way(cluster, writes):
     _end(writes[0])
     thread.join(60)
     assert cluster.images == {}
+
+
+def _answering(monkeypatch, answers):
+    """Let the monitor say so, to what it is asked by its prefix."""
+    def mon_command(self, command, _):
+        found = answers.get(json.loads(command)['prefix'])
+        return (-errno.EACCES, b'', 'no') if found is None else (
+            0, json.dumps(found).encode(), '')
+
+    monkeypatch.setattr(ceph.Client, 'mon_command', mon_command)
+
+
+@pytest.mark.parametrize('checks, limit', [
+    ([], window.MOST), (['POOL_NO_REDUNDANCY'], window.MOST),
+    (['SLOW_OPS'], window.LEAST), (['OSD_NEARFULL', 'OTHER'], window.LEAST),
+    (['POOL_NEARFULL'], window.LEAST), (None, window.MOST)])
+def test_a_cluster_in_need_is_spared(cluster, monkeypatch, checks, limit):
+    _answering(monkeypatch, {} if checks is None else {'health': {
+        'checks': dict.fromkeys(checks, {})}})
+    assert _created()._window.limit == limit
+
+
+def _pools(**stats):
+    return {'df': {'pools': [{'name': 'other', 'stats': {'max_avail': 1}},
+                             {'name': clusters.POOL, 'stats': stats}]}}
+
+
+@pytest.mark.parametrize('answers, free', [
+    (_pools(max_avail=1000), 1000),
+    (_pools(max_avail=1000, quota_bytes=0, stored=10), 1000),
+    (_pools(max_avail=1000, quota_bytes=500, stored=100), 400),
+    (_pools(max_avail=1000, quota_bytes=5000, stored=100), 1000),
+    (_pools(max_avail=1000, quota_bytes=50, stored=100), 0),
+    (_pools(), None), ({'df': {'pools': []}}, None), ({}, None)])
+def test_what_a_pool_still_takes(cluster, monkeypatch, answers, free):
+    _answering(monkeypatch, answers)
+    sink = _sink()
+    assert [place.free for place in sink.room(1)] == (
+        [] if free is None else [free])
+    assert all(place.name == f'fsid/{clusters.POOL}'
+               for place in sink.room(1))
+    sink.abort()
+    assert [*cluster.images] == []
+
+
+def test_room_is_that_of_the_pool_with_the_data(cluster, monkeypatch):
+    _answering(monkeypatch, _pools(max_avail=1000))
+    place, = _sink(data_pool='other').room(1)
+    assert place == ('fsid/other', 1)

@@ -130,3 +130,11 @@ def test_whoever_waits_hears_that_it_failed():
     with pytest.raises(errors.Cancelled):
         found.drain()
     assert not found.settle(0.01)
+
+
+def test_a_store_that_complains_is_spared_however_quick_it_is():
+    store = _Store(0.005, 0.001)
+    store.window.spare()
+    store.copy(1000)
+    assert store.window.limit == window.LEAST
+    assert store.peak == 4

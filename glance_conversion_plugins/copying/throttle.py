@@ -11,7 +11,7 @@
 #    under the License.
 
 
-"""A limit on how many bytes are read in a second, by all threads together."""
+"""A limit on how many bytes pass in a second, by all threads together."""
 
 from collections.abc import Callable
 import threading
@@ -19,7 +19,7 @@ import time
 
 
 class Throttle:
-    """Lets those wait who read faster than allowed."""
+    """Lets those wait who are faster than allowed; a consumer of a copy."""
 
     def __init__(self, rate: int, wait: Callable[[float], object] = time.sleep,
                  now: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Throttle:
         :param rate: bytes per second; 0: no limit
         :param wait: sleeps for so many seconds, or less
         """
-        self._rate = rate
+        self.rate = rate
         self._wait = wait
         self._now = now
         self._lock = threading.Lock()
@@ -37,14 +37,20 @@ class Throttle:
     @property
     def limits(self) -> bool:
         """Whether there is a limit at all."""
-        return bool(self._rate)
+        return bool(self.rate)
 
     def take(self, length: int) -> None:
         """Account for so many bytes, and wait until they are due."""
-        if not self._rate:
+        if not self.rate:
             return
         with self._lock:
             start = max(self._free_at, self._now())
-            self._free_at = start + length / self._rate
+            self._free_at = start + length / self.rate
         if (delay := start - self._now()) > 0:
             self._wait(delay)
+
+    def update(self, view: memoryview) -> None:
+        self.take(len(view))
+
+    def zeros(self, length: int) -> None:
+        """Do nothing: zeros are not read, nor are they written."""
