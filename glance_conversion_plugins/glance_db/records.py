@@ -18,7 +18,6 @@ import logging
 from typing import Any
 
 from oslo_utils import timeutils
-import sqlalchemy
 
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import retry
@@ -210,10 +209,23 @@ def keep_upload(image_id: str, size: int) -> None:
 @retry.patient
 def image_age(image_id: str) -> float:
     """Seconds since the record of an image was changed; 0 if it has none."""
+    image = compat.Image
+    return _since_change(image, image.id == image_id)
+
+
+@retry.patient
+def lock_age(image_id: str) -> float:
+    """Seconds since the lock of an image was set; 0 if it has none."""
+    prop = compat.ImageProperty
+    return _since_change(prop, prop.image_id == image_id, prop.name
+                         == compat.LOCK_PROPERTY, prop.deleted.is_(False))
+
+
+def _since_change(model: Any, *criteria: Any) -> float:
     with compat.session_for_write() as session:
-        row = session.query(compat.Image.updated_at).filter(
-            compat.Image.id == image_id).first()
-    return (timeutils.utcnow() - row.updated_at).total_seconds() if row else 0
+        row = session.query(model.updated_at).filter(*criteria).first()
+    return float((timeutils.utcnow() - row.updated_at).total_seconds()
+                 if row else 0)
 
 
 @retry.patient
@@ -234,30 +246,6 @@ def record_digests(image_id: str, checksum: str | None,
             }, from_state='active')
     except (compat.exception.NotFound, compat.exception.Conflict):
         LOG.info('Image %s is not active any more', image_id)
-
-
-@retry.patient
-def newest_public(limit: int) -> list[Any]:
-    found: list[Any] = compat.database().image_get_all(
-        compat.admin_context(), limit=limit,
-        sort_key=['created_at'], sort_dir=['desc'],
-        filters={'visibility': 'public', 'status': 'active',
-                 'os_hidden': False})
-    return found
-
-
-@retry.patient
-def most_hit(limit: int) -> list[str]:
-    """Ids of the images with the most cache hits on all nodes together."""
-    image, cached = compat.Image, compat.CachedImages
-    hits = sqlalchemy.func.sum(cached.hits)
-    with compat.session_for_read() as session:
-        return [image_id for image_id, in session.query(
-            cached.image_id).join(
-            image, image.id == cached.image_id).filter(
-            image.status == 'active').group_by(
-            cached.image_id).having(hits > 0).order_by(
-            hits.desc()).limit(limit)]
 
 
 @retry.patient

@@ -112,7 +112,8 @@ def _staged(staging: str, abandoned: list[placeholder.Header],
 
     Placeholders are among the latter.
     """
-    names = sorted(_names(staging))
+    names = sorted(_names(staging), key=lambda name: (
+        name.endswith(placeholder.SUFFIX), name))
     of_ours = {header.image_id for header in abandoned}
     released = {image_id for image_id, _ in dead}
     alive = {image_id for image_id, _ in records.locks()} - released
@@ -122,8 +123,8 @@ def _staged(staging: str, abandoned: list[placeholder.Header],
         if image_id in alive:
             continue
         if converted and image_id in of_ours | released:
-            yield Leftover(f'staged file {path}',
-                           functools.partial(os.unlink, path))
+            yield Leftover(f'staged file {path}', functools.partial(
+                _remove_converted, path, image_id))
         elif (not converted and marks.UUID.fullmatch(image_id)
               and image_id not in kept
               and _is_left(image_id, image_id in released)):
@@ -141,6 +142,17 @@ def _is_left(image_id: str, is_released: bool = False) -> bool:
     return status in ('queued', 'active', 'deactivated', 'killed', 'deleted',
                       'pending_delete') or (
                           is_released and status == 'importing')
+
+
+def _remove_converted(path: str, image_id: str) -> None:
+    """Remove it, unless it is that of another import by now."""
+    try:
+        with placeholder.taken(os.path.dirname(path), image_id):
+            if records.lock_holder(image_id):
+                raise errors.Busy('Another import has the image.')
+            os.unlink(path)
+    except (BlockingIOError, errors.Busy):
+        LOG.info('%s is that of another import by now', path)
 
 
 def _remove_upload(path: str, image_id: str) -> None:

@@ -61,7 +61,7 @@ _OUR_SILENCE = 600
 # one that has not begun.
 DEAD_AFTER = 3600
 
-# Glance sets the lock just before it adds the task.
+# So long a clean-up that lives may hold what it has taken over.
 _SETTLING = 3
 
 
@@ -119,23 +119,28 @@ class Imports:
 
     def dead(self) -> list[tuple[str, str]]:
         """(image id, lock) of every image that a dead import locks."""
-        found = [lock for lock in records.locks() if self._is_dead(lock[1])]
-        if any(records.find_task(task_id) is None for _, task_id in found):
+        found = [lock for lock in records.locks() if self._is_dead(*lock)]
+        if any(lock.endswith(_TAKEN) for _, lock in found):
             time.sleep(_SETTLING)
             locks = records.locks()
             found = [lock for lock in found
-                     if lock in locks and self._is_dead(lock[1])]
+                     if lock in locks and self._is_dead(*lock)]
         return found
 
-    def _is_dead(self, task_id: str) -> bool:
-        task = records.find_task(task_id)
-        if task is None:
+    def _is_dead(self, image_id: str, lock: str) -> bool:
+        if lock.endswith(_TAKEN):
             return True
+        task = records.find_task(lock)
+        if task is None:
+            # Glance sets the lock before it adds the task.
+            return bool(records.lock_age(image_id) >= min(
+                self._dead_after,
+                _AFTERMATH if lock in self._abandoned else _OUR_SILENCE))
         if task['type'] != 'api_image_import':
             # Its data may be Nova's or Cinder's own.
             return False
         silence = self._dead_after
-        if (task_id in self._abandoned
+        if (lock in self._abandoned
                 or task['status'] in ('success', 'failure')):
             silence = min(silence, _AFTERMATH)
         elif task['status'] == 'pending':

@@ -18,10 +18,12 @@ that converts the image holds a lock on it, so whoever can take the lock knows
 that the process is gone.
 """
 
+from collections.abc import Iterator
 import contextlib
 import fcntl
 import json
 import os
+import time
 from typing import NamedTuple
 
 # Glance's own clean-up knows files in staging by IMAGE_ID.ANYTHING.
@@ -29,6 +31,9 @@ SUFFIX = '.converted'
 
 _MAGIC = b'glance-conversion-plugins placeholder, not image data\n'
 _HEADER_SIZE = 4096
+
+# Who removes one holds it for a moment.
+_PATIENCE_SECONDS = 2
 
 # An image of fewer bytes has no placeholder: the magic would not fit.
 SMALLEST = _HEADER_SIZE
@@ -60,11 +65,8 @@ class Placeholder:
 
         :raises BlockingIOError: if another task of this node does
         """
-        # Not O_TRUNC: it would take the magic out of one that is in use.
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                           | os.O_NOFOLLOW, 0o640)
+        self._fd = _lock(self.path)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write(_MAGIC
                         + json.dumps(self._header._asdict()).encode())
         except BaseException:
@@ -114,6 +116,53 @@ class Placeholder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _lock(path: str) -> int:
+    """Open the file, made if need be, and lock it while it has its name.
+
+    :raises BlockingIOError: if others hold it for longer than a clean-up does
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        # Not O_TRUNC: it would take the magic out of one that is in use.
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                     | os.O_NOFOLLOW, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                return fd
+        except FileNotFoundError:
+            pass        # Its holder has removed it.
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def taken(folder: str, image_id: str) -> Iterator[None]:
+    """Hold the lock of a placeholder, whether there is one or not.
+
+    So that nobody begins to convert the image meanwhile: who removes what a
+    dead import has staged would remove that of a new one.
+
+    :raises BlockingIOError: if a living import has it
+    """
+    path = os.path.join(folder, image_id + SUFFIX)
+    fd = _lock(path)
+    try:
+        yield
+    finally:
+        # It was made here: whoever else makes one writes at once.
+        if not os.fstat(fd).st_size:
+            os.unlink(path)
+        os.close(fd)
 
 
 MAGIC_LENGTH = len(_MAGIC)

@@ -211,8 +211,8 @@ class Cloud:
             sparse_rbd, sparsify, sparsify_rbd, unrecorded))
         for name in ('status', 'is_recorded', 'recorded_stores', 'find_task',
                      'lock_holder', 'locks', 'age', 'take_lock', 'set_status',
-                     'image_age', 'locations', 'set_location_deleted',
-                     'importing_stores', 'give_back'):
+                     'image_age', 'lock_age', 'locations',
+                     'set_location_deleted', 'importing_stores', 'give_back'):
             yield records, name, self._of_whoever(name)
         for name in ('image_repo', 'task_repo'):
             yield compat, name, self._of_whoever(name)

@@ -142,6 +142,9 @@ class Database:
         image = self.images.get(image_id)
         return self.world.now - image.updated_at if image else 0
 
+    # No lock here is set long before or after the last change of its image.
+    lock_age = image_age
+
     def locations(self, image_id):
         self._step('db: locations')
         return copy.deepcopy([*self.images[image_id].locations])

@@ -59,6 +59,21 @@ def add_image(status, lock=None, urls=(), **values):
     return image_id
 
 
+def lock(image_id, task_id):
+    """As Glance does for an import that begins."""
+    compat.database().image_set_property_atomic(
+        image_id, compat.LOCK_PROPERTY, task_id)
+
+
+def age_lock(image_id, seconds):
+    """Let the lock of an image be so old."""
+    moment = timeutils.utcnow() - datetime.timedelta(seconds=seconds)
+    with api.session_for_write() as session:
+        session.query(models.ImageProperty).filter_by(
+            image_id=image_id, name=compat.LOCK_PROPERTY).update(
+            {'updated_at': moment})
+
+
 def add_location(image_id, url, store='files'):
     compat.database().image_location_add(compat.admin_context(), image_id, {
         'url': url, 'metadata': {'store': store}, 'status': 'active'})

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
+from glance_conversion_plugins.glance_db import popularity
 from glance_conversion_plugins.glance_db import records
 
 CONF = cfg.CONF
@@ -74,10 +75,10 @@ def _policy() -> Iterator[Candidate]:
     if policy.properties or policy.tags or policy.visibility:
         yield from _selected(policy)
     if policy.newest:
-        for image in records.newest_public(policy.newest):
+        for image in popularity.newest_public(policy.newest):
             yield _candidate(image, 'among the newest')
     if policy.most_hit:
-        for image_id in records.most_hit(policy.most_hit):
+        for image_id in popularity.most_hit(policy.most_hit):
             if image := records.find_image(image_id):
                 yield _candidate(image, 'among the most hit')
 

@@ -28,6 +28,7 @@ import pytest
 
 from glance_conversion_plugins import config
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import popularity
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance.prefetch import choosing
@@ -159,7 +160,7 @@ def test_an_image_that_never_was_is_none(image_id):
 
 def test_the_newest_public_images_come_first():
     ids = [_image(str(age), age=age) for age in (30, 10, 20, 0)]
-    found = [image['id'] for image in records.newest_public(3)]
+    found = [image['id'] for image in popularity.newest_public(3)]
     assert found == [ids[3], ids[1], ids[2]]
 
 
@@ -171,7 +172,7 @@ def test_only_active_public_images_are_among_the_newest():
     for status in ('queued', 'deactivated', 'importing'):
         _image(status, status=status)
     _delete(_image('deleted'))
-    found = [image['id'] for image in records.newest_public(10)]
+    found = [image['id'] for image in popularity.newest_public(10)]
     assert found == [wanted]
 
 
@@ -191,16 +192,16 @@ def test_hits_are_summed_over_all_nodes():
                        ('http://c', {'one': 0, 'three': 3})):
         for image_id, count in hits.items():
             _hit(image_id, node, count)
-    assert records.most_hit(10) == ['three', 'two', 'one']
-    assert records.most_hit(2) == ['three', 'two']
+    assert popularity.most_hit(10) == ['three', 'two', 'one']
+    assert popularity.most_hit(2) == ['three', 'two']
 
 
 def test_what_was_never_hit_is_not_among_the_most_hit():
     _hit('never', 'http://a', 0)
     _hit('never', 'http://b', 0)
-    assert records.most_hit(10) == []
+    assert popularity.most_hit(10) == []
     _hit('once', 'http://b', 1)
-    assert records.most_hit(10) == ['once']
+    assert popularity.most_hit(10) == ['once']
 
 
 def test_hits_that_glance_counts_are_counted():
@@ -208,14 +209,14 @@ def test_hits_that_glance_counts_are_counted():
     _hit('two', 'http://b', 1)
     for _ in range(3):
         api.update_hit_count(_admin(), 'one', 'http://a')
-    assert records.most_hit(10) == ['one', 'two']
+    assert popularity.most_hit(10) == ['one', 'two']
 
 
 def test_a_deleted_image_takes_no_place_among_the_most_hit():
     for image_id, hits in (('gone', 9), ('here', 1)):
         _hit(image_id, 'http://a', hits)
     _delete('gone')
-    assert records.most_hit(1) == ['here']
+    assert popularity.most_hit(1) == ['here']
 
 
 # Policies

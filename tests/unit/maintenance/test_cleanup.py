@@ -744,6 +744,51 @@ def test_a_placeholder_of_a_living_process_is_left_alone(staging):
     made.release()
 
 
+@pytest.mark.parametrize('suffix', ['qcow2', 'converted'])
+def test_what_another_import_has_begun_meanwhile_is_kept(staging, suffix):
+    """Its placeholder has the name of the dead one's."""
+    image_id = databases.add_image('queued')
+    _placeholder(staging, image_id)
+    path = _stage(staging, f'{image_id}.qcow2')
+    remedies = _staged()
+    made = _placeholder(staging, image_id, 'new', alive=True)
+    remedies[f'{staging / image_id}.{suffix}']()
+    assert path.exists()
+    assert os.path.exists(made.path)
+    made.release()
+    assert placeholder.read_abandoned(made.path).task_id == 'new'
+
+
+@pytest.mark.parametrize('suffix', ['qcow2', 'converted'])
+def test_what_another_import_has_locked_meanwhile_is_kept(staging, suffix):
+    """It may be about to convert what is there, on whatever node."""
+    image_id = databases.add_image('queued')
+    made = _placeholder(staging, image_id)
+    path = _stage(staging, f'{image_id}.qcow2')
+    remedies = _staged()
+    databases.lock(image_id, databases.add_task())
+    remedies[f'{staging / image_id}.{suffix}']()
+    assert path.exists()
+    assert os.path.exists(made.path)
+
+
+def test_where_nothing_was_converted_nothing_is_left_by_looking(staging):
+    task_id = databases.add_task(age=LONG)
+    path = _stage(staging, f'{databases.add_image("queued", task_id)}.qcow2')
+    for leftover in cleanup.find():
+        leftover.remedy()
+    assert not path.exists()
+    assert [*staging.iterdir()] == []
+
+
+def test_placeholders_go_last(staging):
+    image_id = databases.add_image('queued')
+    made = _placeholder(staging, image_id)
+    others = [str(_stage(staging, f'{image_id}.{suffix}'))
+              for suffix in ('aaa', 'qcow2', 'unpacked')]
+    assert [*_staged()] == [*others, made.path]
+
+
 @pytest.mark.parametrize('status', ['importing', 'queued', 'active'])
 def test_the_upload_of_a_dead_import_is_removed(staging, status):
     task_id = databases.add_task(age=LONG)
@@ -860,6 +905,7 @@ def test_an_upload_of_an_import_that_nobody_knows_goes(staging):
     image_id = databases.add_image('importing', 'no such task')
     _placeholder(staging, image_id, 'no such task')
     _stage(staging, image_id)
+    databases.age_lock(image_id, 60)
     for each in cleanup.find():
         if not each.what.startswith('process '):
             each.remedy()

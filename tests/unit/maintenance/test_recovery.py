@@ -315,9 +315,37 @@ def test_tasks_of_another_type_never_count_as_dead(kind, status):
     assert not _dead(1_000_000, status, abandoned=True, kind=kind)
 
 
-def test_a_lock_without_a_task_is_a_dead_one(slept):
-    image_id, task_id = _image(lock='gone'), 'gone'
-    assert _imports().dead() == [(image_id, task_id)]
+LEFT = 'gone.clean-up'
+
+
+@pytest.mark.parametrize(('age', 'dead_after', 'expected'), [
+    (0, None, False), (590, None, False), (600, None, True),
+    (90, 100, False), (100, 100, True), (600, 10_000, True)])
+def test_a_lock_without_a_task_is_a_dead_one_once_it_is_old(
+        slept, age, dead_after, expected):
+    """Glance sets it before it adds the task, and may pause in between."""
+    image_id = _image(lock='gone')
+    databases.age_lock(image_id, age)
+    assert _imports(dead_after).dead() == [(image_id, 'gone')] * expected
+    assert slept == []
+
+
+@pytest.mark.parametrize('status', RUNNING)
+def test_the_lock_of_an_image_that_was_locked_before_is_as_old_as_it_is(
+        slept, status):
+    image_id = _image(lock='gone')
+    databases.age_lock(image_id, 10_000)
+    api.image_delete_property_atomic(image_id, compat.LOCK_PROPERTY, 'gone')
+    assert records.lock_age(image_id) == 0
+    api.image_set_property_atomic(image_id, compat.LOCK_PROPERTY, 'new')
+    assert _imports().dead() == []
+    _task(status, task_id='new')
+    assert _imports().dead() == []
+
+
+def test_a_lock_that_a_clean_up_left_is_a_dead_one(slept):
+    image_id = _image(lock=LEFT)
+    assert _imports().dead() == [(image_id, LEFT)]
     assert slept == [3]
 
 
@@ -326,36 +354,24 @@ def test_nobody_waits_where_every_lock_has_its_task(slept):
     assert slept == []
 
 
-@pytest.mark.parametrize('status', RUNNING)
-def test_a_lock_whose_task_comes_a_moment_later_is_a_living_one(
-        monkeypatch, status):
-    task_id = str(uuid.uuid4())
-    _image(lock=task_id)
-    dead_id = _task(age=10_000)
-    dead = _image(lock=dead_id), dead_id
-    _instead_of_sleep(monkeypatch,
-                      lambda _: _task(status, task_id=task_id))
-    assert _imports().dead() == [dead]
-
-
 def test_a_lock_that_goes_a_moment_later_is_none(monkeypatch):
-    image_id, other = _image(lock='gone'), _image(lock='gone too')
+    image_id, other = _image(lock=LEFT), _image(lock='other.clean-up')
 
     def sleep(_):
         api.image_delete_property_atomic(image_id, compat.LOCK_PROPERTY,
-                                         'gone')
+                                         LEFT)
 
     _instead_of_sleep(monkeypatch, sleep)
-    assert _imports().dead() == [(other, 'gone too')]
+    assert _imports().dead() == [(other, 'other.clean-up')]
 
 
 def test_a_lock_that_another_task_has_a_moment_later_is_not_the_dead_ones(
         monkeypatch):
-    image_id = _image(lock='gone')
+    image_id = _image(lock=LEFT)
 
     def sleep(_):
         api.image_delete_property_atomic(image_id, compat.LOCK_PROPERTY,
-                                         'gone')
+                                         LEFT)
         api.image_set_property_atomic(image_id, compat.LOCK_PROPERTY, _task())
 
     _instead_of_sleep(monkeypatch, sleep)
@@ -365,7 +381,7 @@ def test_a_lock_that_another_task_has_a_moment_later_is_not_the_dead_ones(
 def test_an_import_that_comes_to_life_a_moment_later_is_not_dead(monkeypatch):
     task_id = _task(age=10_000)
     _image(lock=task_id)
-    gone = _image(lock='gone'), 'gone'
+    gone = _image(lock=LEFT), LEFT
     _instead_of_sleep(monkeypatch, lambda _: records.touch_task(task_id))
     assert _imports().dead() == [gone]
 

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -220,3 +221,48 @@ def test_one_of_a_version_that_did_not_say_where_is_of_no_host(made):
         f.write(head.ljust(placeholder.SMALLEST))
     made.release()
     assert placeholder.read_abandoned(made.path) == HEADER._replace(host='')
+
+
+def test_whoever_begins_waits_for_the_one_who_tidies_up(tmp_path):
+    """And has a placeholder of its own then."""
+    old = placeholder.Placeholder(str(tmp_path), HEADER)
+    old.create()
+    old.release()
+    new = placeholder.Placeholder(str(tmp_path),
+                                  HEADER._replace(task_id='new'))
+    thread = threading.Thread(target=new.create)
+    with placeholder.taken(str(tmp_path), HEADER.image_id):
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        os.unlink(old.path)
+    thread.join(60)
+    assert os.path.samefile(new.path, f'/proc/self/fd/{new._fd}')
+    assert placeholder.read_abandoned(new.path) is None
+    new.release()
+    assert placeholder.read_abandoned(new.path).task_id == 'new'
+
+
+def test_whoever_tidies_up_leaves_the_place_of_a_living_one(made, tmp_path):
+    with pytest.raises(BlockingIOError):
+        with placeholder.taken(str(tmp_path), HEADER.image_id):
+            pytest.fail('it has it')
+    assert placeholder.is_placeholder(_head(made.path))
+
+
+def test_another_task_of_this_node_is_told(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(placeholder, '_PATIENCE_SECONDS', 0.1)
+    with pytest.raises(BlockingIOError):
+        placeholder.Placeholder(str(tmp_path), HEADER).create()
+
+
+def test_who_tidies_up_leaves_what_was_there_and_nothing_else(tmp_path):
+    with placeholder.taken(str(tmp_path), HEADER.image_id):
+        pass
+    assert [*tmp_path.glob('*.converted')] == []
+    old = placeholder.Placeholder(str(tmp_path), HEADER)
+    old.create()
+    old.release()
+    with placeholder.taken(str(tmp_path), HEADER.image_id):
+        pass
+    assert placeholder.read_abandoned(old.path) == HEADER

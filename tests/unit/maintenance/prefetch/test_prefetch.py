@@ -31,6 +31,7 @@ from glance_conversion_plugins.copying import progress
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder as folders
 from glance_conversion_plugins.external import marks
+from glance_conversion_plugins.glance_db import popularity
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance.prefetch import backoff
 from glance_conversion_plugins.maintenance.prefetch import fetching
@@ -108,9 +109,9 @@ def glance(monkeypatch):
     monkeypatch.setattr(records, 'images', lambda **filters: iter([
         image for image in found.images.values()
         if image['status'] == filters['status']]))
-    monkeypatch.setattr(records, 'newest_public', lambda limit: list(
+    monkeypatch.setattr(popularity, 'newest_public', lambda limit: list(
         found.images.values())[::-1][:limit])
-    monkeypatch.setattr(records, 'most_hit', lambda limit: list(
+    monkeypatch.setattr(popularity, 'most_hit', lambda limit: list(
         found.images)[:limit])
     monkeypatch.setattr(fetching, '_read', found.read)
     return found
