@@ -135,6 +135,9 @@ def _verdict(path: binary.Where, disk_format: str, action: decision.Action,
         yield 'verdict: it would be imported, if its log can be replayed'
         return
     image = convert.check(image, conversion)
+    if action in (decision.Action.DIRECT, decision.Action.STAGE):
+        with contextlib.closing(convert.open_source(image)) as source:
+            convert.see_beginning(source, options.policy())
     yield 'verdict: it would be imported'
     yield from (f'remark: {remark}' for remark in conversion.remarks)
     yield f'size of the disk: {amount(image.virtual_size)}'

@@ -149,7 +149,7 @@ def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
                            policy.max_expansion)
 
 
-def _see_beginning(source: sources.Source, policy: detection.Policy) -> None:
+def see_beginning(source: sources.Source, policy: detection.Policy) -> None:
     """Refuse what begins as it must not, before all of it is copied.
 
     :raises errors.UnsafeImage: if it does
@@ -174,7 +174,7 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
     progress, clock = conversion.progress, conversion.clock
     with (conversion.cancel.interrupting(interrupt),
           watchdog.watch(progress.position, interrupt)):
-        _see_beginning(source, policy)
+        see_beginning(source, policy)
         with clock.run('create'):
             sink.create(source.size)
         found = _copy(source, policy, sink, spec, conversion, before)

@@ -126,7 +126,8 @@ def _compression(path: str) -> str:
         archives.refuse(head)
         raise errors.FormatMismatch(
             'The image is declared as compressed, but not by gzip, xz, '
-            'bzip2, zstd or zip; import it with the container format "bare".')
+            'bzip2, zstd or zip; if it is a disk as it is, import it with the '
+            'container format "bare".')
     return kind
 
 

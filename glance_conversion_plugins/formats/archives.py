@@ -35,7 +35,12 @@ _COMPRESSED = {
 _OTHERS = {
     '7-Zip': re.compile(rb"7z\xbc\xaf'\x1c"),
     'LZ4': re.compile(rb'\x04"M\x18'),
+    # Its properties, a dictionary of a usual size, and the length if known.
+    'LZMA': re.compile(rb'\x5d\0\0[\0-\x80][\0-\x08]'
+                       rb'(?:\xff{8}|.{5}\0{3})', re.DOTALL),
+    'LRZIP': re.compile(rb'LRZI\0'),
     'RAR': re.compile(rb'Rar!\x1a\x07'),
+    'compress': re.compile(rb'\x1f\x9d[\x09-\x10\x89-\x90]'),
     'lzip': re.compile(rb'LZIP\x01'),
     'lzop': re.compile(rb'\x89LZO\0\r\n\x1a\n'),
 }
@@ -45,6 +50,10 @@ _TEXT = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?'
                    rb'(?:<!--.{0,2000}?-->\s*)*', re.DOTALL)
 _PAGE = re.compile(rb'<(?:!doctype\s+html|html)\b', re.IGNORECASE)
 _OVF = re.compile(rb'<(?:\w+:)?Envelope\b')
+_XML = re.compile(rb'<\?xml\s|(?:<\?xml[^>]*>\s*)?<(?:Error|ListBucketResult)'
+                  rb'\b')
+_JSON = re.compile(rb'\{\s*"[ -!#-~]*"\s*:')
+_POINTER = re.compile(rb'version https://git-lfs\.')
 _VMX = re.compile(rb'(?:#!/\S+\s+)?(?:\.encoding\s*=[^\n]*\s+)?'
                   rb'(?:config\.version|virtualHW\.version|displayName)'
                   rb'\s*=\s*"')
@@ -62,6 +71,9 @@ REFUSED = {
     'other': 'it is an archive of {}, which is not read here; unpack it '
              'before, or compress the disk by xz or zstd',
     'page': 'it is a web page; look at what the address of the image answers',
+    'text': 'it is a text of {}; look at what the address of the image '
+            'answers',
+    'pointer': 'it only names a file that is kept by git-lfs; fetch that file',
     'ovf': 'it is an OVF, which only describes a machine; import the disk '
            'that it names, or the OVA of both with the container format '
            '"ova"',
@@ -120,4 +132,9 @@ def _why(head: bytes) -> str | None:
     for kind, begin in (('page', _PAGE), ('ovf', _OVF), ('vmx', _VMX)):
         if begin.match(head, at):
             return REFUSED[kind]
+    if _POINTER.match(head):
+        return REFUSED['pointer']
+    for name, begin in (('XML', _XML), ('JSON', _JSON)):
+        if begin.match(head.lstrip()):
+            return REFUSED['text'].format(name)
     return None

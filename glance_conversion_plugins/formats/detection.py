@@ -38,6 +38,8 @@ RULES = {
     'data_file': 'it keeps its content in another file; "qemu-img convert -O '
                  'qcow2 FILE NEW" makes it standalone',
     'banned': 'its format is not allowed',
+    'version': 'it is encrypted by LUKS 2, and Glance takes LUKS 1 only; '
+               'decrypt it before',
     'mbr': 'its master boot record is not valid, as where a disk has a file '
            'system and no partition table; the operator of this cloud can '
            'allow that ("gpt_safety_checks_nonfatal")',

@@ -22,6 +22,7 @@ import os
 import re
 from typing import BinaryIO
 from typing import NamedTuple
+from urllib import parse
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
@@ -30,9 +31,11 @@ from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import ovf
 from glance_conversion_plugins.formats import tar
 
-_LINE = re.compile(r'(SHA\d+)\s*\((.*)\)\s*=\s*([0-9A-Fa-f]+)')
+# OpenSSL has called them SHA2 since its version 3.
+_LINE = re.compile(r'(SHA(?:2-)?\d+)\s*\((.*)\)\s*=\s*([0-9A-Fa-f]+)')
 _ALGORITHMS = {'SHA1': 'sha1', 'SHA256': 'sha256', 'SHA384': 'sha384',
-               'SHA512': 'sha512'}
+               'SHA512': 'sha512', 'SHA2-256': 'sha256',
+               'SHA2-384': 'sha384', 'SHA2-512': 'sha512'}
 _LARGEST_MANIFEST = 1 << 20     # bytes
 
 
@@ -75,7 +78,9 @@ def _add(members: dict[str, tar.Member], member: tar.Member) -> None:
 
 
 def _find(f: BinaryIO, members: Mapping[str, tar.Member]) -> Disk:
-    described = [name for name in members if name.lower().endswith('.ovf')]
+    # macOS puts what it has to say of a file beside it.
+    described = [name for name in members if name.lower().endswith('.ovf')
+                 and not os.path.basename(name).startswith('._')]
     if len(described) != 1:
         raise refused(f'its archive has {len(described) or "no"} OVF, and '
                       'one is needed')
@@ -86,6 +91,9 @@ def _find(f: BinaryIO, members: Mapping[str, tar.Member]) -> Disk:
         see_hash(hashlib.new(algorithm, text, usedforsecurity=False
                              ).hexdigest(), digest)
     name = _name(ovf.disks(text), os.path.dirname(described[0]))
+    if name not in members:
+        # It is a reference by RFC 3986, which some tools know.
+        name = os.path.normpath(parse.unquote(name))
     if name not in members:
         raise refused('its OVF names a disk that is not in the archive')
     member = members[name]

@@ -27,7 +27,6 @@ from glance_conversion_plugins.formats import binary
 
 BLOCK = 512
 _SUM = slice(148, 156)
-_MAGIC = slice(257, 262)
 _REGULAR, FOLDER = b'0', b'5'
 _LONG_NAME, _LONG_LINK = b'L', b'K'
 _EXTENDED, _GLOBAL = b'x', b'g'
@@ -51,9 +50,11 @@ class Member(NamedTuple):
 
 
 def is_header(head: bytes) -> bool:
-    """Say whether a file begins as a tar archive does."""
-    return (len(head) >= BLOCK and head[_MAGIC] == b'ustar'
-            and _is_sound(head[:BLOCK]))
+    """Say whether a file begins as a tar archive does.
+
+    Those before POSIX have no magic, and a sum that nothing else has.
+    """
+    return len(head) >= BLOCK and _is_sound(head[:BLOCK])
 
 
 def _is_sound(header: bytes) -> bool:
@@ -94,7 +95,7 @@ def members(f: BinaryIO, size: int) -> Iterator[Member]:
     """
     at = count = 0
     notes: dict[str, bytes] = {}
-    while any(header := binary.read(f, at, BLOCK)):
+    while any(header := _block(f, at)):
         count += 1
         if not _is_sound(header) or count > _MOST_MEMBERS:
             raise binary.senseless('archive')
@@ -122,6 +123,14 @@ def members(f: BinaryIO, size: int) -> Iterator[Member]:
     # It is said of a member that is not there.
     if notes:
         raise binary.truncated()
+
+
+def _block(f: BinaryIO, at: int) -> bytes:
+    try:
+        return binary.read(f, at, BLOCK)
+    except errors.DamagedImage as e:
+        raise errors.DamagedImage(
+            'The image is truncated: its archive has no end.') from e
 
 
 def _described(header: bytes, notes: dict[str, bytes]

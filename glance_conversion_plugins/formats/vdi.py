@@ -32,8 +32,10 @@ _MAGIC = 0xbeda107f
 _VERSION = 0x00010001
 # From the signature on, without the description of 256 bytes.
 _HEADER = struct.Struct('<64xIIIII256xII12xI4xQIIII32x16s16s')
-_DYNAMIC, _STATIC, _DIFFERENCING = 1, 2, 4
+_DYNAMIC, _STATIC, _UNDO, _DIFFERENCING = 1, 2, 3, 4
 _BLOCK = 1 << 20
+# That VirtualBox knows, and qemu does not.
+_OTHER_BLOCKS = {1 << bits for bits in range(12, 28)} - {_BLOCK}
 _MAX_DISK = 0x3fffffff * _BLOCK     # as in qemu
 _NOT_ALLOCATED = 0xfffffffe         # from here on
 
@@ -81,9 +83,14 @@ def _check_header(header: _Header) -> None:
         raise errors.UnsafeImage(
             'The image is refused: it holds only the changes to another '
             'image; convert it into a standalone image and upload that.')
-    if (header.magic != _MAGIC or header.version != _VERSION
-            or header.type not in (_DYNAMIC, _STATIC)
-            or header.sector != _SECTOR or header.block != _BLOCK
+    if header.magic == _MAGIC and (
+            header.version != _VERSION or header.type == _UNDO
+            or header.block in _OTHER_BLOCKS):
+        raise errors.UnsafeImage(
+            'The image is refused: it is a VDI of a kind that is not read '
+            'here; "VBoxManage clonemedium" makes one that is.')
+    if (header.magic != _MAGIC or header.sector != _SECTOR
+            or header.block != _BLOCK
             # qemu would take what comes before each block for its content.
             or header.block_extra
             or header.map % _SECTOR or header.data % _SECTOR

@@ -214,7 +214,10 @@ def _see_block(f: BinaryIO, table: _Table, start: int, length: int) -> None:
         for bit in range(8):
             if not byte << bit & 0x80 and any(
                     piece[bit * _SECTOR:(bit + 1) * _SECTOR]):
-                raise binary.senseless('bitmap of sectors')
+                raise errors.UnsafeImage(
+                    'The image is refused: in sectors that were never written '
+                    'it has old data, which not all programs leave out; '
+                    'convert it by the program that made it.')
 
 
 def _is_by_geometry(f: BinaryIO, layout: _Layout) -> bool:

@@ -58,7 +58,7 @@ def test_staging_keeps_the_room_that_it_is_to_keep(glance, configure, images):
     qcow2, _ = images.full()
     # Right into a store it needs none.
     assert glance.imported(qcow2)['status'] == 'active'
-    image, message = glance.refused(qcow2, stores=('files',))
+    image, message = glance.refused(qcow2, stores=('local',))
     assert 'has too little room for it now; import the image again' in message
     assert image['status'] == 'queued'
     assert glance.staged() == []

@@ -174,7 +174,7 @@ def test_content_that_was_never_written(tmp_path, sector):
     """To qemu it is content, to libvhdi and the specification zeros."""
     disk = bytearray(SIZE)
     disk[sector * 512 + 511] = 1
-    with pytest.raises(errors.DamagedImage, match='bitmap of sectors makes'):
+    with pytest.raises(errors.UnsafeImage, match='never written it has old'):
         _convert(tmp_path, _unwritten(bytes(disk)))
     assert not any(_read_by_libvhdi(tmp_path / 'disk.vhd'))
 

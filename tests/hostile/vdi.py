@@ -57,10 +57,8 @@ def _hostile():
     yield case('vdi-with-a-parent', 'vdi', lambda: changed(
         (PARENT, b'P' * 16)), UNSAFE, 'changes')
     for name, at, new in (
-            ('unknown-version', VERSION, le32(0x00020000)),
             ('unknown-type', TYPE, le32(9)),
             ('large-sectors', SECTOR, le32(4096)),
-            ('small-blocks', BLOCK, le32(4096)),
             ('blocks-of-nothing', BLOCK, le32(0)),
             ('blocks-beyond-all-sense', BLOCK, le32(1 << 31)),
             ('something-before-blocks', EXTRA, le32(512)),
@@ -72,6 +70,14 @@ def _hostile():
             ('one-block-twice', TABLE, le32(1))):
         yield case(f'vdi-{name}', 'vdi', lambda a=at, n=new: changed((a, n)),
                    DAMAGED, 'makes no sense')
+    for name, at, new in (
+            ('unknown-version', VERSION, le32(0x00020000)),
+            ('old-version', VERSION, le32(0x00000001)),
+            ('undo', TYPE, le32(3)),
+            ('small-blocks', BLOCK, le32(4096)),
+            ('large-blocks', BLOCK, le32(4 * MIB))):
+        yield case(f'vdi-{name}', 'vdi', lambda a=at, n=new: changed((a, n)),
+                   UNSAFE, 'of a kind that is not read here')
     for name, at, new in (
             ('table-elsewhere', MAP, le32(1 << 31)),
             ('table-beyond-all-sense', BLOCKS, le32(0x3fffffff)),

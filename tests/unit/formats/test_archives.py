@@ -12,6 +12,8 @@
 
 """What is known to be no disk is named; a disk may hold anything."""
 
+import lzma
+
 import pytest
 
 from glance_conversion_plugins import errors
@@ -27,6 +29,17 @@ POLICY = detection.Policy(max_virtual_size=4 << 30)
 NOISE = build.noise(10_000)
 XML = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 
+
+
+def _v7(data):
+    """The first header as tar wrote it before there was a magic."""
+    header = bytearray(data[:512])
+    header[257:265] = bytes(8)
+    header[148:156] = b' ' * 8
+    header[148:156] = b'%06o\0 ' % sum(header)
+    return bytes(header) + data[512:]
+
+
 FOUND = {
     **{kind: (lambda kind=kind: packages.compressed(kind, NOISE),
               f'compressed by {kind}; import it with the container format '
@@ -39,6 +52,21 @@ FOUND = {
     '7-zip': (lambda: b"7z\xbc\xaf'\x1c\0\4" + NOISE, 'archive of 7-Zip'),
     'rar': (lambda: b'Rar!\x1a\7\0' + NOISE, 'archive of RAR'),
     'lz4': (lambda: b'\x04"M\x18' + NOISE, 'archive of LZ4'),
+    'lzma': (lambda: lzma.compress(NOISE, lzma.FORMAT_ALONE),
+             'archive of LZMA'),
+    'lzma-of-a-known-length': (lambda: b'\x5d\0\0\x80\0\x10\x27'
+                               + bytes(6) + NOISE, 'archive of LZMA'),
+    'compress': (lambda: b'\x1f\x9d\x90' + NOISE, 'archive of compress'),
+    'lrzip': (lambda: b'LRZI\0\6' + NOISE, 'archive of LRZIP'),
+    'tar-of-before-posix': (lambda: _v7(packages.ova(NOISE)),
+                            'it is a tar archive'),
+    'xml': (lambda: XML + b'<domain type="kvm"/>', 'a text of XML'),
+    'error-of-a-bucket': (lambda: b'<Error><Code>AccessDenied</Code></Error>',
+                          'a text of XML; look at what the address'),
+    'json': (lambda: b'{\n  "error": {"code": 404}\n}\n', 'a text of JSON'),
+    'pointer-of-git-lfs': (
+        lambda: b'version https://git-lfs.github.com/spec/v1\noid sha256:0\n',
+        'only names a file that is kept by git-lfs'),
     'page': (lambda: b'\n<!DOCTYPE HTML PUBLIC "x">\n<html>', 'web page'),
     'page-of-xml': (lambda: XML + b'<!-- it is\n one -->\n<!DOCTYPE html '
                     b'PUBLIC "-//W3C//DTD XHTML 1.0">', 'web page'),
@@ -75,7 +103,8 @@ DISKS = {
     'zeros': bytes(10_000),
     'nothing': b'',
     'text': b'A web page begins with <html> as a rule.\n' * 9,
-    'xml': XML + b'<domain type="kvm"/>',
+    'nearly-json': b'{ "a" and more }' * 9,
+    'nearly-lzma': b'\x5d\0\0\x80\0' + b'x' * 99,
     'gpt': raw.gpt(),
     'boots-by-what-gzip-begins-with': build.patched(
         raw.mbr() + NOISE, (0, b'\x1f\x8b\x08\0')),

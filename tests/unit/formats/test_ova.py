@@ -61,12 +61,7 @@ def test_archives_by_the_tool(tmp_path, layout):
     images.run('tar', '-C', tmp_path, f'--format={layout}', '-cf',
                tmp_path / 'made', './vm.ovf', './d.vmdk')
     data = (tmp_path / 'made').read_bytes()
-    if layout == 'v7':
-        # It has no magic, and no exporter writes it.
-        with pytest.raises(errors.FormatMismatch, match='no tar archive'):
-            _found(tmp_path, data)
-    else:
-        assert _found(tmp_path, data)[0] == DISK
+    assert _found(tmp_path, data)[0] == DISK
 
 
 @pytest.mark.parametrize('layout', ['gnu', 'pax'])
@@ -108,6 +103,19 @@ FINE = {
         member('vm.ovf', OVF), member('d.vmdk', DISK),
         member('vm.mf', packages.manifest('SHA256', {'d.vmdk': DISK}).replace(
             b'(', b' (').replace(b'\n', b'\r\n\r\n'))],
+    'a-manifest-of-openssl-3': [
+        member('vm.ovf', OVF), member('d.vmdk', DISK),
+        member('vm.mf', packages.manifest('SHA512', {'d.vmdk': DISK}).replace(
+            b'SHA512', b'SHA2-512'))],
+    'what-macos-says-of-a-file': [
+        member('._vm.ovf', b'\0\5\x16\7'), member('vm.ovf', OVF),
+        member('._d.vmdk', b'\0\5\x16\7'), member('d.vmdk', DISK)],
+    'a-name-as-a-reference': [
+        member('vm.ovf', packages.ovf('My%20d%C3%BCsk.vmdk')),
+        member('My düsk.vmdk', DISK)],
+    'a-name-that-is-no-reference': [
+        member('vm.ovf', packages.ovf('d%20.vmdk')),
+        member('d%20.vmdk', DISK), member('d .vmdk', b'another')],
     'an-empty-disk-too': [
         member('vm.ovf', OVF.replace(
             b'</DiskSection>', b'<Disk ovf:diskId="e" ovf:capacity="9"/>'
@@ -270,6 +278,21 @@ def test_an_ova_that_is_compressed(tmp_path, kind):
 def test_a_disk_that_is_no_ova(tmp_path):
     with pytest.raises(errors.FormatMismatch, match='no tar archive'):
         _found(tmp_path, DISK)
+
+
+def test_a_name_leads_nowhere_else_as_a_reference(tmp_path):
+    data = packages.tar(
+        member('a/vm.ovf', packages.ovf('%2e%2e/%2e%2e/d.vmdk')),
+        member('d.vmdk', DISK))
+    with pytest.raises(errors.UnsafeImage, match='not in the archive'):
+        _found(tmp_path, data)
+
+
+def test_an_archive_that_has_no_end_says_so(tmp_path):
+    whole = packages.tar(O, D).rstrip(b'\0')
+    whole += bytes(-len(whole) % 512)
+    with pytest.raises(errors.DamagedImage, match='archive has no end'):
+        _found(tmp_path, whole)
 
 
 def test_every_beginning_is_refused(tmp_path):
