@@ -89,8 +89,8 @@ def _check_header(header: _Header) -> None:
         raise errors.UnsafeImage(
             'The image is refused: it is a VDI of a kind that is not read '
             'here; "VBoxManage clonemedium" makes one that is.')
-    if (header.magic != _MAGIC or header.sector != _SECTOR
-            or header.block != _BLOCK
+    if (header.magic != _MAGIC or header.type not in (_DYNAMIC, _STATIC)
+            or header.sector != _SECTOR or header.block != _BLOCK
             # qemu would take what comes before each block for its content.
             or header.block_extra
             or header.map % _SECTOR or header.data % _SECTOR
