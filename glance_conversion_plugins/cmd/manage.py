@@ -232,6 +232,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (cfg.Error, errors.ConversionError) as e:
         print(f'glance-conversion-manage: {e}', file=sys.stderr)
         return 2
+    except Exception as e:
+        # All else goes to the log, of which whoever types this sees nothing.
+        LOG.exception('Failed')
+        print(f'glance-conversion-manage: {type(e).__name__}: {e} (the log '
+              'has more)', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':
