@@ -14,6 +14,7 @@ import os
 
 import pytest
 
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import recorded
 from glance_conversion_plugins.stores import registry
@@ -28,7 +29,8 @@ def store(tmp_path, monkeypatch, override):
     folder = tmp_path / 'images'
     folder.mkdir()
     made = file_stores.make(folder)
-    monkeypatch.setattr(registry, 'identifiers', lambda: ['files'])
+    # The first is none of ours.
+    monkeypatch.setattr(registry, 'identifiers', lambda: ['stock', 'files'])
     monkeypatch.setattr(registry, 'find', {'files': made}.get)
     (folder / IMAGE).write_bytes(b'data')
     return made
@@ -40,9 +42,26 @@ def rows(store, monkeypatch):
     found = {1: {'id': 1, 'url': store.location(IMAGE)[0], 'status': 'active',
                  # It was renamed since.
                  'metadata': {'store': 'of old'}}}
+    gone = {}
+
+    def set_deleted(row, deleted):
+        here, there = (found, gone) if deleted else (gone, found)
+        if row not in here:
+            return False
+        there[row] = here.pop(row)
+        return True
+
     monkeypatch.setattr(records, 'locations', lambda _: [*found.values()])
-    monkeypatch.setattr(records, 'set_location_deleted', lambda row, _: bool(
-        found.pop(row, None)))
+    monkeypatch.setattr(records, 'set_location_deleted', set_deleted)
+    return found
+
+
+@pytest.fixture
+def deleted_by_glance(monkeypatch):
+    """What Glance was asked to delete: [(image id, location)]"""
+    found = []
+    monkeypatch.setattr(compat, 'delete_data',
+                        lambda *given: found.append(given))
     return found
 
 
@@ -78,3 +97,51 @@ def test_who_comes_late_removes_nothing_that_was_stored_since(store, rows,
     monkeypatch.setattr(records, 'set_location_deleted', lambda *_: False)
     recorded.forget(IMAGE)
     assert IMAGE in _files(store)
+
+
+# What is not where a store of ours would put it
+
+@pytest.fixture
+def elsewhere(rows):
+    rows[1] |= {'url': 'https://elsewhere/image'}
+    return dict(rows[1])
+
+
+def test_what_is_elsewhere_goes_by_its_url(store, rows, elsewhere,
+                                           deleted_by_glance):
+    recorded.forget(IMAGE)
+    assert rows == {}
+    assert deleted_by_glance == [(IMAGE, {
+        'url': elsewhere['url'], 'metadata': elsewhere['metadata'],
+        'status': 'active'})]
+    assert _files(store) == [IMAGE]
+
+
+def test_what_another_one_takes_off_the_record_is_his_to_remove(
+        store, rows, elsewhere, deleted_by_glance, monkeypatch):
+    """By its URL a later import may have stored by now."""
+    monkeypatch.setattr(records, 'locations', lambda _: [elsewhere])
+    rows.clear()
+    recorded.forget(IMAGE)
+    assert deleted_by_glance == []
+
+
+def test_what_can_not_be_removed_stays_on_the_record(rows, elsewhere,
+                                                     monkeypatch):
+    def fail(*_):
+        raise OSError('no answer')
+
+    monkeypatch.setattr(compat, 'delete_data', fail)
+    with pytest.raises(OSError, match='no answer'):
+        recorded.forget(IMAGE)
+    assert rows == {1: elsewhere}
+
+
+def test_each_of_several_locations_goes(store, rows, elsewhere,
+                                        deleted_by_glance):
+    rows[2] = elsewhere | {'id': 2, 'url': store.location(IMAGE)[0]}
+    recorded.forget(IMAGE)
+    assert rows == {}
+    assert _files(store) == []
+    assert [location['url'] for _, location in deleted_by_glance] == [
+        elsewhere['url']]
