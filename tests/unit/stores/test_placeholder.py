@@ -11,9 +11,11 @@
 #    under the License.
 
 
+import errno
 import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -46,7 +48,9 @@ def test_round_trip(made):
 
 def test_is_named_so_that_glance_knows_it(made, tmp_path):
     assert made.path == str(tmp_path / (HEADER.image_id + '.converted'))
-    assert os.stat(made.path).st_mode & 0o007 == 0
+    mode = stat.S_IMODE(os.stat(made.path).st_mode)
+    assert mode & ~0o640 == 0
+    assert mode & 0o600 == 0o600
 
 
 def test_a_locked_one_is_not_abandoned(made):
@@ -130,6 +134,50 @@ def test_replaces_an_abandoned_one(made, tmp_path):
     assert os.path.getsize(made.path) == 4096
 
 
+def _open_files():
+    return sorted(os.listdir('/proc/self/fd'))
+
+
+def test_one_that_is_not_made_has_nothing_to_let_go_of(tmp_path):
+    found = placeholder.Placeholder(str(tmp_path / 'gone'), HEADER)
+    before = _open_files()
+    with pytest.raises(FileNotFoundError):
+        found.create()
+    found.release()
+    found.remove()
+    assert _open_files() == before
+
+
+def test_what_is_let_go_of_is_closed_once(made):
+    before = _open_files()
+    for _ in range(3):
+        made.release()
+        assert len(_open_files()) == len(before) - 1
+
+
+def test_one_that_is_held_is_not_kept_open_by_another_task(made, tmp_path):
+    before = _open_files()
+    other = placeholder.Placeholder(str(tmp_path), HEADER)
+    with pytest.raises(BlockingIOError):
+        other.create()
+    assert _open_files() == before
+    assert os.path.exists(made.path)
+
+
+def test_one_that_there_is_no_room_for_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, 'no room')
+
+    found = placeholder.Placeholder(str(tmp_path), HEADER)
+    before = _open_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'pwrite', fail)
+        with pytest.raises(OSError, match='no room'):
+            found.create()
+    assert not os.path.exists(found.path)
+    assert _open_files() == before
+
+
 def test_does_not_follow_a_link(tmp_path):
     victim = tmp_path / 'victim'
     victim.write_bytes(b'precious')
@@ -201,6 +249,13 @@ def test_remove_takes_the_file_and_the_lock(made):
     made.remove()
     assert not os.path.exists(made.path)
     made.remove()
+
+
+def test_remove_of_one_that_glance_has_removed_takes_the_lock(made):
+    os.unlink(made.path)
+    before = _open_files()
+    made.remove()
+    assert len(_open_files()) == len(before) - 1
 
 
 def test_remove_leaves_what_another_has_put_there(made, tmp_path):
