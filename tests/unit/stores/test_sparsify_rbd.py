@@ -125,6 +125,19 @@ def test_clones_are_looked_for_of_the_snapshot_that_has_them(cluster, ioctx,
     assert seen == ['snap']
 
 
+def test_who_only_looks_at_an_image_does_not_seem_to_write(cluster, ioctx):
+    """Whoever deletes it meanwhile would wait for that one."""
+    old, seen = clusters.create(cluster, IMAGE), []
+    for step in ('snaps', 'metadata'):
+        cluster.before[step] = lambda: seen.append([*old.opened])
+    _sealed().abort()
+    _put_aside(cluster)
+    new = clusters.create(cluster, IMAGE)
+    cluster.before['snap info'] = lambda: seen.append([*new.opened])
+    sparsify_rbd.forget(ioctx, MARK, False)
+    assert seen == [[], [], []]
+
+
 def test_an_image_that_is_not_there_is_not_replaced(cluster):
     sink = _sink()
     with pytest.raises(errors.SinkFailed):
@@ -227,6 +240,14 @@ def test_those_whose_names_nobody_has_are_nameless(cluster, ioctx):
     clusters.create(cluster, IMAGE)
     assert sparsify_rbd.nameless(ioctx) == {
         OTHER.image_id: OTHER._replace(host='')}
+
+
+def test_an_image_is_nameless_while_only_the_old_one_is_left(cluster, ioctx):
+    _put_aside(cluster)
+    assert sparsify_rbd.is_nameless(ioctx, IMAGE)
+    assert not sparsify_rbd.is_nameless(ioctx, OTHER.image_id)
+    clusters.create(cluster, IMAGE)
+    assert not sparsify_rbd.is_nameless(ioctx, IMAGE)
 
 
 # Giving a name back
