@@ -76,6 +76,16 @@ def test_an_entry_of_an_earlier_version_can_be_forgotten(cluster, ioctx):
     assert rbd_index.read(ioctx, mark) is None
 
 
+def test_what_an_earlier_version_has_listed_is_found(cluster, ioctx):
+    """By the name that a mark has had there from the first version on."""
+    mark, = _marks(1)
+    key = f'{mark.image_id}.{mark.task_id}.deadbeef.sealed'
+    cluster.objects(clusters.POOL)['glance_conversion.marks'] = {key: b''}
+    assert list(rbd_index.listed(ioctx)) == [mark]
+    rbd_index.remove(ioctx, mark, '')
+    assert list(rbd_index.listed(ioctx)) == []
+
+
 def test_what_could_not_be_forgotten_is_told(cluster, ioctx):
     def fail():
         raise ceph.RadosError
