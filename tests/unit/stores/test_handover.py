@@ -683,10 +683,21 @@ def test_the_longer_nothing_comes_the_more_seldom_it_is_looked_for(pauses):
     _await(lambda: pauses[-1:] == [5])
     assert pauses == sorted(pauses)
     assert pauses[0] < 0.5
-    assert len(pauses) < 12
+    assert pauses.index(5) < 12
     before = len(pauses)
     _watch(_image('importing'))
     _await(lambda: any(pause < 0.5 for pause in pauses[before:]))
+
+
+def test_a_database_that_is_away_is_asked_more_and_more_seldom(pauses,
+                                                               monkeypatch):
+    def away(image_id):
+        raise OSError('away')
+
+    monkeypatch.setattr(records, 'status', away)
+    _watch(_image('importing'))
+    _await(lambda: pauses[-1:] == [5])
+    assert pauses == sorted(pauses)
 
 
 @pytest.mark.parametrize('status', ['active', 'queued'])
@@ -715,6 +726,7 @@ def test_an_upload_that_could_not_be_recorded_is_given_back(watching, looks,
     image_id = _image('saving')
     sink = _watch(image_id, request='req-1')
     _look_again(looks)
+    assert _status(image_id) == 'saving'
     assert sink.calls == []
     over.add('req-1')
     _await(lambda: _has_ended(watching))
