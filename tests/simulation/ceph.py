@@ -263,11 +263,11 @@ class Ioctx:
         operation.append(lambda objects, name: [
             objects.setdefault(name, {}).pop(key, None) for key in keys])
 
-    def get_omap_vals(self, operation, after, _prefix, limit):
+    def get_omap_vals(self, operation, after, prefix, limit):
         result = []
         operation.append(lambda objects, name: result.extend(sorted(
-            each for each in objects[name].items() if each[0] > after
-        )[:limit]))
+            each for each in objects[name].items()
+            if each[0] > after and each[0].startswith(prefix))[:limit]))
         return result, 0
 
     def get_omap_vals_by_keys(self, operation, keys):

@@ -122,6 +122,19 @@ def test_a_turn_ends(cluster, ioctx):
         pass
 
 
+def test_nodes_of_all_versions_take_the_same_lock(cluster, ioctx,
+                                                  monkeypatch):
+    taken, lock = [], ceph.Ioctx.lock_exclusive
+
+    def noted(self, key, name, *arguments, **options):
+        taken.append((key, name))
+        lock(self, key, name, *arguments, **options)
+
+    monkeypatch.setattr(ceph.Ioctx, 'lock_exclusive', noted)
+    with rbd_index.turn(ioctx):
+        assert taken == [('glance_conversion.marks', 'clean-up')]
+
+
 def test_of_two_one_waits_and_gives_up(cluster, ioctx):
     """Not before the other one could have died at it."""
     began = cluster.world.now
