@@ -220,6 +220,10 @@ def test_a_name_that_leads_nowhere_makes_nothing_older(cluster, ioctx):
     assert sparsify_rbd.age(ioctx, MARK) == 5
 
 
+def test_what_is_not_listed_any_more_is_old(ioctx):
+    assert sparsify_rbd.age(ioctx, MARK) == math.inf
+
+
 def test_what_does_not_say_since_when_is_young(cluster, ioctx):
     clusters.create(cluster, REPLACED)
     assert sparsify_rbd.age(ioctx, MARK) == 0
