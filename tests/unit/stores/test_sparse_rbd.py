@@ -31,6 +31,7 @@ from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_rbd
 from glance_conversion_plugins.stores import sparsify_rbd
+from tests.simulation import ceph
 from tests.unit import clusters
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
@@ -42,14 +43,18 @@ def cluster(monkeypatch):
     return clusters.in_memory(monkeypatch)
 
 
-@pytest.fixture
-def store(cluster, override):
-    override('deployment', 'test', 'conversion')
+def _conf():
     conf = cfg.ConfigOpts()
     glance_store.register_opts(conf)
     config.register_opts(conf)
     conf([])
-    made = sparse_rbd.Store(conf)
+    return conf
+
+
+@pytest.fixture
+def store(cluster, override):
+    override('deployment', 'test', 'conversion')
+    made = sparse_rbd.Store(_conf())
     made.configure()
     return made
 
@@ -91,10 +96,14 @@ def _upload(store, data=None, context=None, size=8192):
                      context)[0]
 
 
+def _location(store, uri=None):
+    uri = uri or f'rbd://fsid/{store.pool}/{IMAGE}/snap'
+    return location.Location('rbd', sparse_rbd.StoreLocation, store.conf,
+                             uri=uri)
+
+
 def _delete(store, context=None):
-    uri = f'rbd://fsid/{store.pool}/{IMAGE}/snap'
-    store.delete(location.Location('rbd', sparse_rbd.StoreLocation,
-                                   store.conf, uri=uri), context=context)
+    store.delete(_location(store), context=context)
 
 
 def _held(cluster):
@@ -107,6 +116,67 @@ def _held(cluster):
     image.protect_snap(rbd_pool.SNAPSHOT)
     rbd_marks.write(image, marks.Mark(IMAGE, 'aaaaaaaa', 'deadbeef', 'host'))
     return image
+
+
+# One of several stores
+
+def test_glance_sees_a_type_of_store_that_it_knows(monkeypatch):
+    conf = _conf()
+    conf.register_opt(cfg.DictOpt('enabled_backends'))
+    conf.set_override('enabled_backends', {'ceph': 'sparse_rbd',
+                                           'files': 'file'})
+    # It would ask a cluster.
+    monkeypatch.setattr(compat.rbd_driver.Store, '_set_url_prefix',
+                        lambda self: None)
+    sparse_rbd.Store(conf, backend='ceph').configure()
+    assert conf.enabled_backends == {'ceph': 'rbd', 'files': 'file'}
+
+
+# Reading
+
+@pytest.fixture
+def sized(monkeypatch):
+    """Stock, which looks up the length of an image, sees one."""
+    monkeypatch.setattr(compat.rbd_driver.Store, 'get_size',
+                        lambda self, where: len(DATA))
+
+
+def test_what_was_stored_is_read(cluster, store, undecided, sized):
+    _upload(store)
+    data, size = store.get(_location(store))
+    assert b''.join(data) == DATA
+    assert size == len(DATA)
+
+
+@pytest.mark.parametrize(('pool', 'uri'), [
+    ('images', f'rbd://{IMAGE}'),
+    ('of_old', f'rbd://fsid/of_old/{IMAGE}/snap')])
+def test_what_is_read_is_in_the_pool_that_its_url_says(cluster, store, sized,
+                                                       pool, uri):
+    """Or in that of the store, if it says none."""
+    store.pool = 'images'
+    header = ceph.Header(len(DATA))
+    header.data[0], header.snaps['snap'] = DATA, True
+    cluster.put(pool, IMAGE, header)
+    assert b''.join(store.get(_location(store, uri))[0]) == DATA
+
+
+def test_who_reads_what_was_removed_is_told_that_it_is_gone(cluster, store,
+                                                            sized):
+    with pytest.raises(exceptions.NotFound):
+        b''.join(store.get(_location(store))[0])
+
+
+def test_a_cluster_that_does_not_answer_has_not_lost_an_image(
+        cluster, store, undecided, sized, monkeypatch):
+    _upload(store)
+
+    def fail():
+        raise ceph.TimedOut('no answer')
+
+    cluster.before[f'open {IMAGE}'] = fail
+    with pytest.raises(errors.SourceFailed):
+        b''.join(store.get(_location(store))[0])
 
 
 # Deleting

@@ -20,9 +20,11 @@ import pytest
 
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import rbd_index
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.stores import driver
 from glance_conversion_plugins.stores import handover
 from glance_conversion_plugins.stores import sparse_rbd
 from tests.unit import clusters
@@ -112,6 +114,29 @@ def test_what_is_recorded_is_handed_over(store, cluster):
     store.hand_over(_marked(store).mark)
     assert store.marked() == []
     assert [*cluster.images] == [IMAGE]
+
+
+def test_what_is_recorded_is_marked_again_to_be_discarded(store, cluster):
+    clusters.create(cluster, IMAGE)
+    mark = driver.mark(IMAGE, TASK)
+    store.mark_again(mark)
+    found = _marked(store)
+    assert found.mark.is_same(mark)
+    assert found.is_published
+    assert not store.is_open(found)
+    store.discard(mark)
+    assert cluster.images == {}
+
+
+def test_a_store_is_cleaned_by_one_at_a_time(store, cluster):
+    other = rbd_index.Turn(cluster.client()[1])
+    with store.turn() as keep:
+        for _ in range(3):
+            cluster.world.now += 50
+            keep()
+            with pytest.raises(errors.Busy):
+                other.keep()
+    other.keep()
 
 
 # How it is written
@@ -273,6 +298,14 @@ def test_an_image_is_replaced_by_one_without_its_zeros(store, cluster):
     assert (new.size, new.snaps, new.meta) == (1 << 20, {'snap': True}, {})
     assert new.opened == []
     assert store.marked() == []
+
+
+def test_it_is_seen_how_much_is_copied(store, cluster):
+    _stored(cluster)
+    progress = progress_.Progress()
+    store.sparsify(IMAGE, TASK, lambda copied: None, progress)
+    assert progress.fraction == 1
+    assert str(progress).startswith('Copying')
 
 
 def test_what_takes_its_place_is_checked_before(store, cluster):
