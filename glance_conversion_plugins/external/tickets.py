@@ -26,7 +26,7 @@ import uuid
 from glance_conversion_plugins.external import locks
 
 _QUEUE = 'glance-conversion-queue'
-_LONGEST = 1024
+_LONGEST = 16 * 1024
 
 
 @contextlib.contextmanager
@@ -62,6 +62,7 @@ def write(fd: int, content: str) -> None:
     """Say something in a file that one holds."""
     data = content.encode()[:_LONGEST]
     os.pwrite(fd, data, 0)
+    # Who reads meanwhile finds an end of what was there behind what is.
     os.ftruncate(fd, len(data))
 
 

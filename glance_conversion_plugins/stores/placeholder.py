@@ -125,24 +125,29 @@ def _lock(path: str) -> int:
     """
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        # Not O_TRUNC: it would take the magic out of one that is in use.
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                     | os.O_NOFOLLOW, 0o640)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+            if (fd := _try_lock(path)) is not None:
                 return fd
-        except FileNotFoundError:
-            pass        # Its holder has removed it.
-        except BlockingIOError:
+        # A clean-up may be root's.
+        except (BlockingIOError, PermissionError):
             if time.monotonic() > deadline:
-                os.close(fd)
                 raise
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
         time.sleep(0.01)
+
+
+def _try_lock(path: str) -> int | None:
+    """The locked file, or None if its name is another one's by now."""
+    # Not O_TRUNC: it would take the magic out of one that is in use.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                 | os.O_NOFOLLOW, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                return os.dup(fd)
+        return None
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -160,8 +165,10 @@ def taken(folder: str, image_id: str) -> Iterator[None]:
         yield
     finally:
         # It was made here: whoever else makes one writes at once.
-        if not os.fstat(fd).st_size:
-            os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            found = os.fstat(fd)
+            if not found.st_size and os.path.samestat(found, os.lstat(path)):
+                os.unlink(path)
         os.close(fd)
 
 

@@ -13,7 +13,6 @@
 """Conversions wait for room that others may need, and for nothing else."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -123,10 +122,10 @@ def test_data_that_passes_by_counts(folder, pool):
         claim.update(memoryview(bytes(1 << 20)))
         claim.update(memoryview(bytes(1 << 20)))
         content, = tickets.held(folder, room._TICKET).values()
-        assert json.loads(content) == [1 << 20, 'images']
+        assert content == '00000000000001048576\nimages'
         claim.update(memoryview(bytes(2 << 20)))
         content, = tickets.held(folder, room._TICKET).values()
-        assert json.loads(content) == [0, 'images']
+        assert content == '00000000000000000000\nimages'
 
 
 def test_small_ones_do_not_overtake_a_large_one(folder, pool):
@@ -220,3 +219,27 @@ def test_what_is_told_is_told_now_and_then(folder, pool, monkeypatch):
     assert time.monotonic() - start < 3600
     # What it needs when it comes, and one that follows.
     assert len(written) == 2
+
+
+def test_many_read_what_one_writes_again_and_again(folder):
+    """As others look while a conversion goes on."""
+    names = [f'pool {number}' for number in range(200)]
+    places = [room.Place(name, 10 * GIB) for name in names]
+    done, errors_ = threading.Event(), []
+
+    def look():
+        try:
+            while not done.is_set():
+                assert room._has_room(folder, 'z', 1, places[-1:])
+        except Exception as e:
+            errors_.append(e)
+
+    thread = threading.Thread(target=look)
+    with room.claim(folder, 5 * GIB, lambda: places, progress_.Progress(),
+                    threading.Event()) as claim:
+        thread.start()
+        for written in range(0, 5 * GIB, 1 << 20):
+            claim.reach(written)
+        done.set()
+        thread.join(60)
+    assert errors_ == []

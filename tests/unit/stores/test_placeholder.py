@@ -321,3 +321,17 @@ def test_who_tidies_up_leaves_what_was_there_and_nothing_else(tmp_path):
     with placeholder.taken(str(tmp_path), HEADER.image_id):
         pass
     assert placeholder.read_abandoned(old.path) == HEADER
+
+
+def test_an_empty_file_in_its_place_goes_and_no_other(tmp_path):
+    """It may be gone, and another be there, when its holder lets go."""
+    new = placeholder.Placeholder(str(tmp_path), HEADER)
+    with placeholder.taken(str(tmp_path), HEADER.image_id):
+        os.unlink(new.path)
+        new.create()
+        os.truncate(new.path, 0)
+    assert os.path.exists(new.path)
+    new.remove()
+    with placeholder.taken(str(tmp_path), HEADER.image_id):
+        os.unlink(new.path)
+    assert not os.path.exists(new.path)
