@@ -19,6 +19,7 @@ import pytest
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
+from glance_conversion_plugins.glance_db import compat
 from tests.simulation import ceph
 from tests.unit import clusters
 
@@ -150,6 +151,10 @@ def test_a_cluster_that_is_slow_is_told_from_one_that_refuses(cluster):
 
 # Removing
 
+def test_a_snapshot_is_called_as_the_stock_driver_calls_it():
+    assert rbd_pool.SNAPSHOT == compat.rbd_driver.DEFAULT_SNAPNAME
+
+
 @pytest.mark.parametrize('snapshots', [
     {}, SNAPSHOTS, {'snap': False}, {'snap': True, 'other': False}])
 def test_an_image_is_removed_with_its_snapshots(cluster, ioctx, snapshots):
@@ -231,6 +236,18 @@ def test_what_another_one_removes_meanwhile_is_not_missed(cluster, ioctx):
     cluster.before['resize'] = lambda: cluster.images.pop('disk')
     rbd_pool.remove(ioctx, 'disk')
     assert cluster.images == {}
+    assert cluster.world.now == 1_000_000
+
+
+def test_what_is_only_listed_any_more_is_removed_with_its_snapshot(cluster,
+                                                                   ioctx):
+    """Somebody has died who renamed or removed it."""
+    clusters.create(cluster, 'disk')
+    objects = cluster.objects(clusters.POOL)
+    del objects['rbd_id.disk']
+    rbd_pool.remove(ioctx, 'disk')
+    assert cluster.named(clusters.POOL) == set()
+    assert not [name for name in objects if name.startswith('rbd_header.')]
 
 
 def test_a_name_that_another_one_led_there_again_leads_nowhere(cluster,
