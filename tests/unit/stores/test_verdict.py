@@ -145,6 +145,12 @@ def test_nothing_of_another_deployment_is_touched():
         assert found.is_ours
 
 
+def test_what_is_not_said_to_be_only_begun_is_taken_for_written():
+    found = verdict.Evidence(True, False, False, verdict.Writer.DEAD,
+                             'unknown', False)
+    assert verdict.judge(found) is LEAVE
+
+
 def test_nothing_of_an_image_that_glance_does_not_know_is_touched():
     for found in _judged(REMOVE, FENCE):
         assert found.status != 'unknown' or not found.is_written
