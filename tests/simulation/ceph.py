@@ -482,6 +482,8 @@ class Image:
     def __init__(self, ioctx, name=None, snapshot=None, read_only=False,
                  image_id=None):
         self._ioctx = ioctx
+        if name is image_id is None:
+            raise InvalidArgument('neither a name nor an id')
         if image_id is None:
             ioctx.step(f'open {name}')
             self._header = ioctx.find(name)
