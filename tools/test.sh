@@ -70,9 +70,9 @@ else
     "$VENV/bin/python" -m pytest tests/unit tests/contract \
         tests/hostile tests/fuzz tests/simulation >"$logs/without-cloud" 2>&1 &
     printf '== tests with a cloud\n'
-    # Three clouds: a test often waits for one of many services.
+    # Two clouds: a test often waits for one of many services.
     note 'tests with a cloud' run_tests with-cloud tests/functional \
-        --numprocesses 3 --dist loadfile --no-loadscope-reorder
+        --numprocesses 2 --dist loadfile --no-loadscope-reorder
     note 'tests without a cloud' wait $!
     printf '\n== tests without a cloud\n'
     cat "$logs/without-cloud"

@@ -98,8 +98,8 @@ def kept_image_is_not_given_back() -> Parts:
 def only_a_placeholder_tells_of_death() -> Parts:
     """An import is dead if its placeholder in staging is not locked."""
     whole = recovery.Imports._is_dead
-    yield recovery.Imports, '_is_dead', lambda self, task_id: (
-        task_id in self._abandoned and whole(self, task_id))
+    yield recovery.Imports, '_is_dead', lambda self, image_id, lock: (
+        lock in self._abandoned and whole(self, image_id, lock))
 
     def release(self: recovery.Imports, *_: Any) -> None:
         raise errors.Busy('It is not known to be dead.')
