@@ -117,14 +117,15 @@ class _Watch:
                 if not waiting:
                     self._thread = None
                     return
+                if self._changed.is_set():
+                    pause = _FIRST_SECONDS
                 self._changed.clear()
             ended = [self._look(each) for each in waiting]
             if any(ended):
                 pause = _FIRST_SECONDS
             # Longer and longer, for a store may take hours while another one
             # has what it needs.
-            if self._changed.wait(pause):
-                pause = _FIRST_SECONDS
+            self._changed.wait(pause)
             pause = min(pause * 1.5, _LAST_SECONDS)
 
     def _look(self, published: Published) -> bool:

@@ -689,6 +689,25 @@ def test_the_longer_nothing_comes_the_more_seldom_it_is_looked_for(pauses):
     _await(lambda: any(pause < 0.5 for pause in pauses[before:]))
 
 
+def test_what_comes_between_waiting_and_looking_is_soon_looked_for_again(
+        pauses, monkeypatch):
+    changed, came = handover._watch_of('ceph')._changed, []
+    image_id, wait = _image('importing'), changed.wait
+
+    def then_comes(pause):
+        is_set = wait(pause)
+        if pause == 5 and not came:
+            came.append(_watch(image_id))
+        return is_set
+
+    monkeypatch.setattr(changed, 'wait', then_comes)
+    _watch(_image('importing'))
+    _await(lambda: came)
+    before = pauses.index(5)
+    _await(lambda: len(pauses) >= before + 3)
+    assert min(pauses[before:]) < 0.5
+
+
 def test_a_database_that_is_away_is_asked_more_and_more_seldom(pauses,
                                                                monkeypatch):
     def away(image_id):
@@ -765,7 +784,7 @@ def test_what_was_taken_meanwhile_may_be_uploaded_anew(watching, over):
 
 
 def test_what_is_recorded_at_the_last_moment_stays(watching, over,
-                                                   monkeypatch):
+                                                   monkeypatch, caplog):
     """By another process, which nobody can see from here."""
     over.add('req-1')
     image_id, set_status = _image('saving'), records.set_status
@@ -781,6 +800,7 @@ def test_what_is_recorded_at_the_last_moment_stays(watching, over,
     _await(lambda: _has_ended(watching))
     assert sink.names() == ['hand_over']
     assert _status(image_id) == 'active'
+    assert 'is not known yet' not in caplog.text
 
 
 @pytest.mark.parametrize('status', ['uploading', 'active', 'deactivated'])
