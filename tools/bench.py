@@ -58,7 +58,7 @@ def options():
     parser.add_argument('--stock-c', action='store_true',
                         help='stock, and digests inline, in (c) too: many '
                         'minutes')
-    parser.add_argument('--cases', default='a,b,c', help=f'of '
+    parser.add_argument('--cases', default='a,b,c', help='of '
                         f'{", ".join(cases.TITLES)}; empty for none')
     parser.add_argument('--latency', action='store_true',
                         help='(a) with 5 ms of latency at the OSD')

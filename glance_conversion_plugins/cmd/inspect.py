@@ -135,16 +135,22 @@ def _verdict(path: binary.Where, disk_format: str, action: decision.Action,
         yield 'verdict: it would be imported, if its log can be replayed'
         return
     image = convert.check(image, conversion)
-    if action in (decision.Action.DIRECT, decision.Action.STAGE):
-        with contextlib.closing(convert.open_source(image)) as source:
-            convert.see_beginning(source, options.policy())
+    if action not in (decision.Action.DIRECT, decision.Action.STAGE):
+        yield from _imported(image, conversion)
+        yield from _cost_as_it_is(image.file_size, conversion.progress)
+        return
+    with contextlib.closing(convert.open_source(image)) as source:
+        convert.see_beginning(source, options.policy())
+        yield from _imported(image, conversion)
+        sample = _sample(source, conversion.progress)
+    yield from _cost(image, sample, action, conversion.progress)
+
+
+def _imported(image: inspection.ImageInfo,
+              conversion: conversion_.Conversion) -> Iterator[str]:
     yield 'verdict: it would be imported'
     yield from (f'remark: {remark}' for remark in conversion.remarks)
     yield f'size of the disk: {amount(image.virtual_size)}'
-    if action in (decision.Action.DIRECT, decision.Action.STAGE):
-        yield from _cost(image, action, conversion.progress)
-    else:
-        yield from _cost_as_it_is(image.file_size, conversion.progress)
 
 
 def _plugins(path: str, declaration: image_.Declaration,
@@ -187,11 +193,10 @@ def _cost_as_it_is(size: int, progress: progress_.Progress) -> Iterator[str]:
     yield f'time: at least {duration(digests)} (digests)'
 
 
-def _cost(image: inspection.ImageInfo, action: decision.Action,
-          progress: progress_.Progress) -> Iterator[str]:
+def _cost(image: inspection.ImageInfo, sample: _Sample,
+          action: decision.Action, progress: progress_.Progress
+          ) -> Iterator[str]:
     """What is stored of a converted image, and how long it takes at best."""
-    with contextlib.closing(convert.open_source(image)) as source:
-        sample = _sample(source, progress)
     yield f'data in it: {amount(sample.allocated)}'
     stored = f'to be stored: about {amount(sample.kept)}'
     if action is decision.Action.DIRECT:

@@ -124,7 +124,7 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
     most = _most(image, policy)
     target = bounded.Bounded(sink, most)
     try:
-        with (conversion.room(min(_data(image), most), functools.partial(
+        with (conversion.room(_data(image, most), functools.partial(
                   sink.room, image.virtual_size)) as claims,
               contextlib.closing(
                   open_source(image, conversion.cancel)) as source):
@@ -134,13 +134,14 @@ def convert(image: inspection.ImageInfo, policy: detection.Policy,
         raise
 
 
-def _data(image: inspection.ImageInfo) -> int:
-    """How many bytes of data there may be in an image, about."""
+def _data(image: inspection.ImageInfo, most: int) -> int:
+    """How many bytes of data there may be in an image that was checked."""
     if image.layout:
-        return image.layout.data
-    if isinstance(image.path, str):
-        return min(image.virtual_size, os.stat(image.path).st_blocks * 512)
-    return image.virtual_size
+        return min(most, image.layout.data)
+    if image.disk_format == 'raw' and isinstance(image.path, str):
+        # Its holes are none.
+        most = min(most, os.stat(image.path).st_blocks * 512)
+    return min(most, image.virtual_size)
 
 
 def _most(image: inspection.ImageInfo, policy: detection.Policy) -> int:
@@ -209,7 +210,7 @@ def stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
     :param options: of qemu-img convert, beside what the format needs
     :returns: its size in bytes
     """
-    check(image, conversion)
+    image = check(image, conversion)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
     try:
         _stage(image, policy, path, disk_format, options, conversion)
@@ -244,9 +245,10 @@ def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
         # Zeros are read and not written, and much may be in one percent.
         return progress.position(), written()
 
-    with (conversion.room(min(_data(image), most),
-                lambda: [room.of_folder(folder, conversion.keep_free)])
-          as claims,
+    def places() -> list[room.Place]:
+        return [room.of_folder(folder, conversion.keep_free)]
+
+    with (conversion.room(_data(image, most), places) as claims,
           watchdog.watch(state, stalled.set), conversion.clock.run('convert'),
           conversion.cancel.interrupting(stalled.set)):
         progress.enter('Converting', image.virtual_size)

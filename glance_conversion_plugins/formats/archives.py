@@ -50,9 +50,9 @@ _TEXT = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?'
                    rb'(?:<!--.{0,2000}?-->\s*)*', re.DOTALL)
 _PAGE = re.compile(rb'<(?:!doctype\s+html|html)\b', re.IGNORECASE)
 _OVF = re.compile(rb'<(?:\w+:)?Envelope\b')
-_XML = re.compile(rb'<\?xml\s|(?:<\?xml[^>]*>\s*)?<(?:Error|ListBucketResult)'
-                  rb'\b')
-_JSON = re.compile(rb'\{\s*"[ -!#-~]*"\s*:')
+_XML = re.compile(rb'(?:\xef\xbb\xbf)?\s*<(?:\?xml\s|'
+                  rb'(?:Error|ListBucketResult)\b)')
+_JSON = re.compile(rb'\s*\{\s*"[ -!#-~]*"\s*:')
 _POINTER = re.compile(rb'version https://git-lfs\.')
 _VMX = re.compile(rb'(?:#!/\S+\s+)?(?:\.encoding\s*=[^\n]*\s+)?'
                   rb'(?:config\.version|virtualHW\.version|displayName)'
@@ -135,6 +135,6 @@ def _why(head: bytes) -> str | None:
     if _POINTER.match(head):
         return REFUSED['pointer']
     for name, begin in (('XML', _XML), ('JSON', _JSON)):
-        if begin.match(head.lstrip()):
+        if begin.match(head):
             return REFUSED['text'].format(name)
     return None

@@ -217,8 +217,9 @@ def image_age(image_id: str) -> float:
 def lock_age(image_id: str) -> float:
     """Seconds since the lock of an image was set; 0 if it has none."""
     prop = compat.ImageProperty
-    return _since_change(prop, prop.image_id == image_id, prop.name
-                         == compat.LOCK_PROPERTY, prop.deleted.is_(False))
+    return _since_change(
+        prop, prop.image_id == image_id, prop.name == compat.LOCK_PROPERTY,
+        prop.deleted.is_(False))
 
 
 def _since_change(model: Any, *criteria: Any) -> float:

@@ -321,13 +321,17 @@ def sink_keeps_what_is_written(open_sink: OpenSink,
                                read_back: ReadBack) -> None:
     sink = open_sink()
     try:
-        sink.create(len(EXPECTED))
-        _write_all(sink, EXPECTED, 16 * images.BLOCK)
-        sink.seal()
-        sink.publish()
+        _store(sink)
         assert read_back() == EXPECTED
     finally:
         sink.abort()
+
+
+def _store(sink: sinks.Sink) -> None:
+    sink.create(len(EXPECTED))
+    _write_all(sink, EXPECTED, 16 * images.BLOCK)
+    sink.seal()
+    sink.publish()
 
 
 def sink_tells_what_is_free(open_sink: OpenSink, read_back: ReadBack) -> None:
@@ -341,10 +345,7 @@ def sink_tells_what_is_free(open_sink: OpenSink, read_back: ReadBack) -> None:
             assert place.free > len(EXPECTED)
         assert read_back() is None
         assert [p.name for p in sink.room(1)] == [p.name for p in found]
-        sink.create(len(EXPECTED))
-        _write_all(sink, EXPECTED, 16 * images.BLOCK)
-        sink.seal()
-        sink.publish()
+        _store(sink)
         assert read_back() == EXPECTED
     finally:
         sink.abort()

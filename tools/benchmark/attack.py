@@ -14,7 +14,6 @@
 
 import pathlib
 import tempfile
-import threading
 import time
 
 from benchmark import cases
@@ -60,33 +59,24 @@ def _hostile(folder):
 
 def _beside(cloud, asked, others):
     staged = [images.Image(cloud, case) for case in others]
-    image, stop = images.Image(cloud, asked), threading.Event()
-    measured, errors = {}, []
+    image, measured = images.Image(cloud, asked), {}
 
-    def run():
+    def work(stop):
         start = time.monotonic()
-        try:
-            for other in staged:
-                other.start_import()
-            image.start_import()
-            image.wait_active()
-            measured['seconds'] = time.monotonic() - start
-            for other in staged:
-                _wait_ended(other)
-            measured['all'] = time.monotonic() - start
-        except Exception as error:
-            errors.append(error)
-        finally:
-            stop.set()
+        for other in staged:
+            other.start_import()
+        image.start_import()
+        image.wait_active()
+        measured['seconds'] = time.monotonic() - start
+        for other in staged:
+            _wait_ended(other)
+        measured['all'] = time.monotonic() - start
 
-    importer = threading.Thread(target=run)
-    importer.start()
-    times = responses.requests(cloud, stop)
-    importer.join()
-    for each in (image, *staged):
-        each.delete()
-    if errors:
-        raise errors[0]
+    try:
+        times = responses.beside(cloud, work)
+    finally:
+        for each in (image, *staged):
+            each.delete()
     return measured | responses.percentiles(times)
 
 

@@ -12,7 +12,6 @@
 
 """Many imports at once, and as many one by one, on one cloud."""
 
-import threading
 import time
 
 from benchmark import images
@@ -53,31 +52,23 @@ def _alone(cloud, case):
 
 def _together(cloud, case, count):
     staged = [images.Image(cloud, case) for _ in range(count)]
-    measured, errors, stop = {}, [], threading.Event()
+    measured = {}
 
-    def run():
+    def work(stop):
         start = time.monotonic()
-        try:
-            for image in staged:
-                image.start_import()
-            for image in staged:
-                image.wait_active()
-            measured['together'] = time.monotonic() - start
-            stop.set()
-            for image in staged:
-                image.wait_digests()
-            measured['digests'] = time.monotonic() - start
-        except Exception as error:
-            errors.append(error)
-        finally:
-            stop.set()
+        for image in staged:
+            image.start_import()
+        for image in staged:
+            image.wait_active()
+        measured['together'] = time.monotonic() - start
+        stop.set()
+        for image in staged:
+            image.wait_digests()
+        measured['digests'] = time.monotonic() - start
 
-    importer = threading.Thread(target=run)
-    importer.start()
-    times = responses.requests(cloud, stop)
-    importer.join()
-    for image in staged:
-        image.delete()
-    if errors:
-        raise errors[0]
+    try:
+        times = responses.beside(cloud, work)
+    finally:
+        for image in staged:
+            image.delete()
     return measured | responses.percentiles(times)

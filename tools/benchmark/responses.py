@@ -12,6 +12,7 @@
 
 """How fast the API answers while a conversion runs."""
 
+from concurrent import futures
 import statistics
 import threading
 import time
@@ -43,28 +44,38 @@ def _beside(cloud, contest, case, key):
     for _ in range(20):
         _request(cloud)
     image = images.Image(cloud, case)
-    stop, errors = threading.Event(), []
-    image.start_import()
-    waiter = threading.Thread(target=_wait, args=(image, stop, errors))
-    waiter.start()
-    times = requests(cloud, stop)
-    waiter.join()
-    image.delete()
-    contest.empty()
-    if errors:
-        raise errors[0]
-    return times
 
-
-def _wait(image, stop, errors):
-    """Until Glance has done all there is to do for the image."""
-    try:
+    def work(stop):
+        image.start_import()
         image.wait_active()
         image.wait_digests()
-    except Exception as error:
-        errors.append(error)
+
+    try:
+        return beside(cloud, work)
     finally:
-        stop.set()
+        image.delete()
+        contest.empty()
+
+
+def beside(cloud, work):
+    """Milliseconds of requests while something is done on a thread.
+
+    :param work: is given an event that ends the requests before it is done
+    :raises: what it raises
+    """
+    stop = threading.Event()
+
+    def run():
+        try:
+            work(stop)
+        finally:
+            stop.set()
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run)
+        times = requests(cloud, stop)
+        done.result()
+    return times
 
 
 def requests(cloud, stop):

@@ -24,6 +24,8 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import room
+from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
@@ -475,3 +477,52 @@ def test_more_than_the_target_format_can_express(tmp_path):
         convert.stage(inspection.inspect(str(path), 'qcow2', policy),
                          policy, str(tmp_path / 'target'), 'vhd', (),
                          conversion_.Conversion())
+
+
+# How much room others are told that it may need
+
+@pytest.fixture
+def claimed(monkeypatch):
+    """What is claimed, in bytes, of which places."""
+    found, claim = [], room.claim
+
+    def record(folder, needed, places, *others):
+        found.append((needed, [place.name for place in places()]))
+        return claim(folder, needed, places, *others)
+
+    monkeypatch.setattr(room, 'claim', record)
+    return found
+
+
+@pytest.mark.parametrize(('disk_format', 'make', 'blocks'), [
+    ('qcow2', images.qcow2, 7), ('qcow2', images.compressed, 7),
+    # Zeros that are written are known when they are read.
+    ('raw', images.raw, 9)])
+def test_all_data_is_claimed_however_it_is_stored(tmp_path, claimed,
+                                                  disk_format, make, blocks):
+    path = make(tmp_path / 'disk', SPARSE)
+    run = conversion_.Conversion(node=conversion_.Node(str(tmp_path)))
+    convert.convert(inspection.inspect(path, disk_format, POLICY), POLICY,
+                    memory.MemorySink({}, 'i'), BOTH, run)
+    needed = blocks * images.BLOCK
+    assert claimed == [(needed, ['memory'])]
+    run = conversion_.Conversion(node=conversion_.Node(str(tmp_path)))
+    _stage(path, disk_format, tmp_path / 'target', 'qcow2', run=run)
+    assert claimed[1:] == [(needed, [room.of_folder(str(tmp_path)).name])]
+
+
+def test_no_more_is_claimed_than_an_image_may_hold(tmp_path, claimed,
+                                                   monkeypatch):
+    monkeypatch.setattr(bounded, '_ALWAYS_ALLOWED', 1)
+    path = images.compressed(tmp_path / 'disk', 'A' * 200)
+    run = conversion_.Conversion(node=conversion_.Node(str(tmp_path)))
+    with pytest.raises(errors.TooLarge):
+        convert.convert(inspection.inspect(path, 'qcow2', POLICY),
+                        _policy(1), memory.MemorySink({}, 'i'), BOTH, run)
+    assert claimed == [(os.path.getsize(path), ['memory'])]
+
+
+def test_whoever_is_alone_claims_nothing(tmp_path, claimed):
+    path = images.qcow2(tmp_path / 'disk', PATTERN)
+    _convert(path, 'qcow2', memory.MemorySink({}, 'i'))
+    assert claimed == []

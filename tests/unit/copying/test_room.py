@@ -88,11 +88,11 @@ def test_all_that_fits_goes_on_at_once(folder, pool):
 
 def test_whoever_comes_first_waits_for_nobody(folder, pool):
     """It may need less than seems; and if not, waiting makes no room."""
-    with _claim(folder, pool, 500 * GIB):
-        pass
+    with _claim(folder, pool, 500 * GIB) as (_, progress):
+        assert str(progress).startswith('Preparing')
     pool['images'] = 0
-    with _claim(folder, pool, 1):
-        pass
+    with _claim(folder, pool, 1) as (_, progress):
+        assert str(progress).startswith('Preparing')
 
 
 def test_what_does_not_fit_waits_for_those_before(folder, pool):
@@ -152,8 +152,9 @@ def test_places_do_not_count_together(folder, pool):
 
 
 def test_a_place_that_says_nothing_is_not_waited_for(folder):
-    with _claim(folder, {}, GIB), _claim(folder, {}, GIB):
-        pass
+    with (_claim(folder, {}, GIB),
+          _claim(folder, {}, GIB) as (_, progress)):
+        assert str(progress).startswith('Preparing')
 
 
 def test_room_that_others_make_is_seen(folder, pool):
