@@ -13,11 +13,16 @@
 """Work that can wait gives way to work that can not."""
 
 from collections.abc import Callable
+import logging
 import os
 import threading
 import time
+from typing import Generic
+from typing import TypeVar
 
 from glance_conversion_plugins import errors
+
+LOG = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.25
 
@@ -34,19 +39,52 @@ def be_nice() -> None:
             os.getpriority(os.PRIO_PROCESS, thread), _NICENESS))
 
 
+_T = TypeVar('_T')
+
+
+class Lately(Generic[_T]):
+    """An answer that was true lately: it is asked for again by and by."""
+
+    def __init__(self, ask: Callable[[], _T], seconds: float,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        """Ask for the first time.
+
+        :param seconds: for how long an answer is good
+        """
+        self._ask = ask
+        self._seconds = seconds
+        self._now = now
+        self._asking = threading.Lock()
+        self._answer = ask()
+        self._ask_at = now() + seconds
+
+    def __call__(self) -> _T:
+        """The answer; of several threads one asks again, none waits for it."""
+        if self._now() >= self._ask_at and self._asking.acquire(
+                blocking=False):
+            try:
+                self._answer = self._ask()
+                self._ask_at = self._now() + self._seconds
+            finally:
+                self._asking.release()
+        return self._answer
+
+
 class GiveWay:
     """A consumer of a copy that stops it while there is urgent work."""
 
-    def __init__(self, is_urgent: Callable[[], bool], cancel: threading.Event,
-                 patience: float,
+    def __init__(self, what: str, is_urgent: Callable[[], bool],
+                 cancel: threading.Event, patience: float,
                  now: Callable[[], float] = time.monotonic) -> None:
         """Describe it.
 
+        :param what: gives way, in the log
         :param is_urgent: whether there is such work
         :param cancel: when set, the copy ends with ``errors.Cancelled``
         :param patience: seconds for which it gives way, in all: then it goes
             on beside what is urgent, so that it is not starved
         """
+        self._what = what
         self._is_urgent = is_urgent
         self._cancel = cancel
         self._patience = patience
@@ -62,8 +100,14 @@ class GiveWay:
     def _give_way(self) -> None:
         if self._now() < self._look_at:
             return
+        began = self._patience
         while self._patience > 0 and self._is_urgent():
+            if self._patience == began:
+                LOG.info('%s: give way to other work', self._what)
             self._patience -= _LOOK_SECONDS
             if self._cancel.wait(_LOOK_SECONDS):
                 raise errors.Cancelled('The conversion was stopped.')
+        if self._patience < began:
+            LOG.info('%s: go on after %.1f s', self._what,
+                     began - self._patience)
         self._look_at = self._now() + _LOOK_SECONDS

@@ -84,12 +84,19 @@ def hold(limits: Limits, folder: str | None, progress: progress_.Progress,
         os.close(slot)
 
 
-def are_wanted(folder: str | None, kind: Kind = CONVERSION) -> bool:
-    """Say whether anybody on this node has a slot, or waits for one."""
+class Usage(NamedTuple):
+    """How many on this node have a slot, and wait for one."""
+
+    held: int
+    waiting: int
+
+
+def usage(folder: str | None, kind: Kind) -> Usage:
+    """Look who has slots of a kind, whatever process of this node it is."""
     folder = locks.folder(folder)
     with tickets.alone(folder):
-        return bool(tickets.held(folder, kind.slot, are_tickets=False)
-                    or tickets.held(folder, kind.ticket))
+        return Usage(len(tickets.held(folder, kind.slot, are_tickets=False)),
+                     len(tickets.held(folder, kind.ticket)))
 
 
 def _take(folder: str, ticket: str, limits: Limits, kind: Kind

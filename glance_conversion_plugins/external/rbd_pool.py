@@ -42,8 +42,9 @@ SNAPSHOT = 'snap'
 # takes to fail over, shorter than a conversion may stand still.
 _PATIENCE = 240
 
-# Checks of its health.
-_STRAIN = {'SLOW_OPS', 'OSD_NEARFULL', 'POOL_NEARFULL', 'OSD_BACKFILLFULL',
+# Checks of its health: that it is slow, and that it has little room.
+SLOW = 'SLOW_OPS'
+_STRAIN = {SLOW, 'OSD_NEARFULL', 'POOL_NEARFULL', 'OSD_BACKFILLFULL',
            'OSD_FULL', 'POOL_FULL'}
 
 # Longer than the 30 s for which a client that was killed is remembered.

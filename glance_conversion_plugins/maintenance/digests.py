@@ -14,7 +14,8 @@
 
 By the process that imported it, or by whoever finds that this one died: while
 somebody is at it, the import's task is touched every minute. Nobody waits for
-them, so they give way to conversions on their node, for some time.
+them, so they give way for some time: to conversions on their node, and to
+others in a store that has more to do than it can.
 """
 
 from collections.abc import Callable
@@ -53,6 +54,9 @@ _BEAT_SECONDS = 60
 _LOOK_SECONDS = 4
 
 _CORES_EACH = 2     # one for each digest
+
+# How often a store is asked whether it suffers.
+_SLOW_SECONDS = 15
 
 # For how long those of one image give way to conversions, in all.
 _PATIENCE_SECONDS = 600
@@ -168,8 +172,11 @@ def _read(image_id: str, store: protocols.Adoptable, spec: digest.DigestSpec,
           ) -> digest.Digest | None:
     """The digests of what is stored; None if it was told to stop."""
     folder = lockutils.get_lock_path(CONF)
-    way = courtesy.GiveWay(lambda: slots.are_wanted(folder), stop,
-                           _PATIENCE_SECONDS)
+    is_slow = courtesy.Lately(store.is_slow, _SLOW_SECONDS)
+    way = courtesy.GiveWay(
+        f'Digests of image {image_id}',
+        lambda: any(slots.usage(folder, slots.CONVERSION)) or is_slow(),
+        stop, _PATIENCE_SECONDS)
     try:
         with (slots.hold(_limits(), folder, progress, stop,
                          kind=slots.DIGESTS),

@@ -13,9 +13,16 @@
 
 """What the agent counts, for Prometheus."""
 
+from collections.abc import Callable
+
+from oslo_concurrency import lockutils
+from oslo_config import cfg
 import prometheus_client
 
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins.external import sandbox
+
+CONF = cfg.CONF
 
 _PREFIX = 'glance_conversion_agent_'
 
@@ -39,9 +46,20 @@ FAILING = prometheus_client.Gauge(
 LAYERS_MISSING = prometheus_client.Gauge(
     f'{_PREFIX}sandbox_layers_missing',
     'Layers of confinement that this node does not offer')
+SLOTS = prometheus_client.Gauge(
+    f'{_PREFIX}slots', 'Images of which something is done on this node, by '
+    'whatever process, and that wait for that', ['kind', 'state'])
+
+
+def _slots(kind: slots.Kind, state: str) -> Callable[[], float]:
+    return lambda: getattr(
+        slots.usage(lockutils.get_lock_path(CONF), kind), state)
 
 
 def serve(port: int) -> None:
     """Serve them on loopback, on a thread."""
     LAYERS_MISSING.set(len(sandbox.missing_layers()))
+    for kind in (slots.CONVERSION, slots.DIGESTS):
+        for state in slots.Usage._fields:
+            SLOTS.labels(kind.name, state).set_function(_slots(kind, state))
     prometheus_client.start_http_server(port, addr='127.0.0.1')

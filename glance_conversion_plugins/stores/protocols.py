@@ -41,6 +41,9 @@ class Adoptable(Protocol):
     def source(self, image_id: str) -> sources.Source:
         """Read back what is stored for an image."""
 
+    def is_slow(self) -> bool:
+        """Say whether the store is known to suffer from what it has to do."""
+
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         """The URL and the metadata that Glance records for an image."""
 

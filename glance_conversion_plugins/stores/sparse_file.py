@@ -172,6 +172,9 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
         return patient_source.PatientSource(
             lambda: file_source.FileSource(self._path(image_id)), self._name)
 
+    def is_slow(self) -> bool:
+        return False
+
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         path = self._path(image_id)
         metadata: dict[str, Any] = self._get_metadata(path)

@@ -130,6 +130,13 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
     def source(self, image_id: str) -> rbd_source.RbdSource:
         return rbd_source.RbdSource(self._pool, image_id)
 
+    def is_slow(self) -> bool:
+        try:
+            with self._connect() as (cluster, _):
+                return rbd_pool.SLOW in rbd_pool.strain(cluster)
+        except errors.SinkFailed:
+            return True
+
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         with self._connect() as (cluster, _):
             location = StoreLocation({

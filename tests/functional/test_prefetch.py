@@ -488,6 +488,7 @@ def test_metrics(glance, node):
     name = 'glance_conversion_agent'
     assert f'{name}_fetched_bytes_total 1.6777216e+07' in found
     assert f'{name}_cache_images 1.0' in found
+    assert f'{name}_slots{{kind="conversion",state="held"}} 0.0' in found
     assert f'{name}_images_total{{job="prefetch",result="fetched"}} 1.0' in (
         found)
 

@@ -12,10 +12,12 @@
 
 """An RBD image, written as the stock driver would leave it."""
 
+from collections.abc import Callable
 import contextlib
 import logging
 from typing import Any
 
+from glance_conversion_plugins.copying import courtesy
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying.sinks import window
@@ -27,6 +29,7 @@ from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 
+rados = bindings.load('rados')
 rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
@@ -34,6 +37,9 @@ LOG = logging.getLogger(__name__)
 # How long abort() waits for writes under way before it leaves the image to
 # the clean-up: a cluster that hangs must not hang the import's thread.
 _ABORT_SECONDS = 30
+
+# How often a cluster is asked how it is.
+_HEALTH_SECONDS = 10
 
 
 class RbdSink:
@@ -63,6 +69,7 @@ class RbdSink:
         self._window = window.Window()
         self._resources = contextlib.ExitStack()
         self._created = self._begun = False
+        self._strain: Callable[[], set[str]] = set
         self._image: Any = None
         self._cluster: Any = None
         self._ioctx: Any = None
@@ -83,10 +90,6 @@ class RbdSink:
     def create(self, size: int) -> None:
         self._connect()
         with rbd_pool.translated():
-            if strain := rbd_pool.strain(self._cluster):
-                LOG.info('Ceph says %s: image %s is written with little at '
-                         'once', ', '.join(sorted(strain)), self._name)
-                self._window.spare()
             self._check_name()
             # As the stock driver does, so that clones behave the same.
             configured = self._cluster.conf_get('rbd_default_features')
@@ -100,6 +103,20 @@ class RbdSink:
             self._begun = True
             self._image = rbd.Image(self._ioctx, self._partial)
             rbd_marks.write(self._image, self._mark)
+        self._strain = courtesy.Lately(self._see_strain, _HEALTH_SECONDS)
+
+    def _see_strain(self) -> set[str]:
+        former = self._strain()
+        try:
+            strain = rbd_pool.strain(self._cluster)
+        except rados.Error:
+            LOG.warning('Ceph does not say how it is', exc_info=True)
+            return former
+        if strain != former:
+            LOG.info('Ceph says %s: image %s is written with %s at once',
+                     ', '.join(sorted(strain)) or 'that it is well again',
+                     self._name, 'little' if strain else 'more')
+        return strain
 
     def _check_name(self) -> None:
         """See that nothing has the name that this will have."""
@@ -107,6 +124,7 @@ class RbdSink:
             raise rbd.ImageExists('name taken')
 
     def write(self, view: memoryview, offset: int) -> int:
+        self._window.spare(bool(self._strain()))
         written = 0
         runs = extent.data_runs(view, offset, self._zero_block_size)
         for start, stop in runs:

@@ -75,10 +75,11 @@ class Window:
             self._error = self._error or error
             self._changed.notify_all()
 
-    def spare(self) -> None:
-        """Have as little under way as there can be, from now on."""
+    def spare(self, is_wanted: bool) -> None:
+        """Have as little under way as there can be, or no longer."""
         with self._changed:
-            self._most = self.limit = LEAST
+            self._most = LEAST if is_wanted else MOST
+            self.limit = min(self.limit, self._most)
 
     def _adapt(self, length: int, began: float) -> None:
         """Halve it where a write waited, else let it grow by and by."""

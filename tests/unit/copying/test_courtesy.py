@@ -46,7 +46,7 @@ def clock():
 
 
 def _way(clock, urgent, patience=100.0):
-    return courtesy.GiveWay(urgent, clock, patience, clock.now)
+    return courtesy.GiveWay('It', urgent, clock, patience, clock.now)
 
 
 def test_goes_on_where_nothing_is_urgent(clock):
@@ -89,7 +89,7 @@ def test_hears_that_it_is_to_stop():
         cancel.set()
         return True
 
-    way = courtesy.GiveWay(is_urgent, cancel, 1000)
+    way = courtesy.GiveWay('It', is_urgent, cancel, 1000)
     with pytest.raises(errors.Cancelled):
         way.zeros(1)
 
@@ -104,9 +104,66 @@ def test_nothing_is_digested_meanwhile():
 
         zeros = update
 
-    way = courtesy.GiveWay(lambda: urgent.pop(0), threading.Event(), 1000)
+    way = courtesy.GiveWay('It', lambda: urgent.pop(0), threading.Event(),
+                           1000)
     pipeline.copy(fakes.FakeSource('AB'), discard.DiscardSink(),
                   (way, Seen(), digest.Digests(digest.DigestSpec(None, False))
                    ))
     assert seen
     assert set(seen) == {0}
+
+
+def test_what_was_lately_so_is_not_asked_again(clock):
+    answers = iter(range(100))
+    lately = courtesy.Lately(lambda: next(answers), 10, clock.now)
+    found = []
+    for time in (0, 9.9, 10, 12, 19.9, 20):
+        clock.time = time
+        found.append(lately())
+    assert found == [0, 0, 1, 1, 1, 2]
+
+
+def test_nobody_waits_for_an_answer_that_another_asks_for():
+    asked, answer = threading.Event(), threading.Event()
+    answer.set()
+
+    def ask():
+        asked.set()
+        assert answer.wait(60)
+        return len(found)
+
+    found = []
+    lately = courtesy.Lately(ask, 0)
+    asked.clear()
+    answer.clear()
+    thread = threading.Thread(target=lambda: found.append(lately()))
+    thread.start()
+    assert asked.wait(60)
+    assert lately() == 0
+    answer.set()
+    thread.join()
+    found.append(None)
+    assert lately() == 2
+
+
+def test_a_failed_question_is_asked_again():
+    answers = [1, ValueError(), 2]
+
+    def ask():
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    lately = courtesy.Lately(ask, 0)
+    with pytest.raises(ValueError):
+        lately()
+    assert lately() == 2
+
+
+def test_says_when_it_gives_way(clock, caplog):
+    caplog.set_level('INFO', courtesy.LOG.name)
+    way = _way(clock, lambda: 5 <= clock.time < 7)
+    for clock.time in (0, 5, 100):
+        way.zeros(1)
+    assert caplog.messages == ['It: give way to other work',
+                               'It: go on after 2.0 s']

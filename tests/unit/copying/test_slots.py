@@ -338,12 +338,17 @@ def test_kinds_of_work_do_not_count_together(folder, progress):
             assert str(progress).startswith('Preparing')
 
 
-def test_who_has_a_slot_or_waits_for_one_wants_it(folder, progress):
-    assert not slots.are_wanted(folder)
-    with slots.hold(slots.Limits(1), folder, progress, threading.Event()):
-        assert slots.are_wanted(folder)
-        assert not slots.are_wanted(folder, slots.DIGESTS)
-    assert not slots.are_wanted(folder)
-    with tickets.drawn(folder, slots.CONVERSION.ticket, ''):
-        assert slots.are_wanted(folder)
-    assert not slots.are_wanted(folder)
+def test_it_shows_who_has_a_slot_and_who_waits_for_one(folder, progress):
+    def usage():
+        return slots.usage(folder, slots.CONVERSION)
+
+    assert usage() == (0, 0)
+    with slots.hold(slots.Limits(2), folder, progress, threading.Event()):
+        assert usage() == (1, 0)
+        with tickets.drawn(folder, slots.CONVERSION.ticket, ''):
+            assert usage() == (1, 1)
+            with slots.hold(slots.Limits(2), folder, progress,
+                            threading.Event(), kind=slots.DIGESTS):
+                assert usage() == (1, 1)
+                assert slots.usage(folder, slots.DIGESTS) == (1, 0)
+    assert usage() == (0, 0)

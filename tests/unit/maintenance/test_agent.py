@@ -549,5 +549,5 @@ def test_metrics_have_names_of_their_own():
     assert names >= {f'glance_conversion_agent_{name}' for name in (
         'passes', 'last_success_timestamp_seconds', 'pass_seconds', 'images',
         'fetched_bytes', 'cache_images', 'cache_bytes', 'failing_images',
-        'sandbox_layers_missing')}
+        'sandbox_layers_missing', 'slots')}
     assert metrics.FETCHED is not metrics.CACHE_BYTES

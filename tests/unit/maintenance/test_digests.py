@@ -53,9 +53,13 @@ class _Zeros(fakes.FakeSource):
 class _Store:
     def __init__(self, source):
         self._source = source
+        self.suffers = False
 
     def source(self, image_id):
         return self._source
+
+    def is_slow(self):
+        return self.suffers
 
 
 @pytest.fixture
@@ -204,6 +208,23 @@ def test_digests_give_way_to_conversions_of_their_node(recorded, folder):
         thread.join(4 * courtesy._LOOK_SECONDS)
         assert thread.is_alive()
         assert told == []
+    thread.join(60)
+    assert ended == [None]
+    assert len(told) == 1
+
+
+def test_digests_give_way_to_all_others_in_a_store_that_suffers(
+        recorded, monkeypatch):
+    monkeypatch.setattr(digests, '_SLOW_SECONDS', 0)
+    _, told = recorded
+    store = _Store(_Zeros(1 << 20))
+    store.suffers = True
+    time.sleep(courtesy._LOOK_SECONDS)
+    thread, ended = _compute({'ceph': store})
+    assert store.source('image').opened.wait(60)
+    thread.join(4 * courtesy._LOOK_SECONDS)
+    assert thread.is_alive()
+    store.suffers = False
     thread.join(60)
     assert ended == [None]
     assert len(told) == 1

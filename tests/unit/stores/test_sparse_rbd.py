@@ -13,6 +13,7 @@
 """The driver for RBD over a cluster of the simulation."""
 
 import io
+import json
 import types
 
 import glance_store
@@ -180,6 +181,25 @@ def test_a_cluster_that_does_not_answer_has_not_lost_an_image(
 
 
 # Deleting
+
+@pytest.mark.parametrize('checks, is_slow', [
+    ([], False), (['OSD_NEARFULL'], False), (['SLOW_OPS'], True)])
+def test_a_cluster_that_is_slow_suffers(cluster, store, monkeypatch, checks,
+                                        is_slow):
+    """One that is nearly full is read as quickly as ever."""
+    health = json.dumps({'checks': dict.fromkeys(checks, {})}).encode()
+    monkeypatch.setattr(ceph.Client, 'mon_command',
+                        lambda self, command, data: (0, health, ''))
+    assert store.is_slow() is is_slow
+
+
+def test_a_cluster_that_does_not_answer_suffers(cluster, store, monkeypatch):
+    def connect(pool):
+        raise errors.SinkFailed('away')
+
+    monkeypatch.setattr(rbd_pool, 'connect', connect)
+    assert store.is_slow()
+
 
 def test_what_its_writer_holds_is_in_use_and_not_touched(cluster, store,
                                                          deleted_by_stock):

@@ -21,10 +21,13 @@ import pytest
 from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
 from glance_conversion_plugins.copying.sinks import window
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
 from tests.simulation import ceph
 from tests.unit import clusters
+
+rados = bindings.load('rados')
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
 MARK = clusters.mark(IMAGE, 'deadbeef')
@@ -547,9 +550,43 @@ def _answering(monkeypatch, answers):
     (['SLOW_OPS'], window.LEAST), (['OSD_NEARFULL', 'OTHER'], window.LEAST),
     (['POOL_NEARFULL'], window.LEAST), (None, window.MOST)])
 def test_a_cluster_in_need_is_spared(cluster, monkeypatch, checks, limit):
-    _answering(monkeypatch, {} if checks is None else {'health': {
-        'checks': dict.fromkeys(checks, {})}})
-    assert _created()._window.limit == limit
+    _answering(monkeypatch, {} if checks is None else _health(*checks))
+    sink = _created()
+    sink.write(memoryview(b'x'), 0)
+    assert sink._window.limit == limit
+
+
+def _health(*checks):
+    return {'health': {'checks': dict.fromkeys(checks, {})}}
+
+
+def test_it_is_asked_again_during_a_copy(cluster, monkeypatch):
+    monkeypatch.setattr(rbd_sink, '_HEALTH_SECONDS', 0)
+    answers = _health()
+    _answering(monkeypatch, answers)
+    sink = _created()
+    found = []
+    for checks in [(), ('SLOW_OPS',), ('SLOW_OPS',), ()]:
+        answers.update(_health(*checks))
+        sink.write(memoryview(b'x'), 0)
+        found.append((sink._window.limit, sink._window._most))
+    assert found == [
+        (window.MOST, window.MOST), (window.LEAST, window.LEAST),
+        (window.LEAST, window.LEAST), (window.LEAST, window.MOST)]
+
+
+def test_one_that_does_not_say_how_it_is_is_written_all_the_same(
+        cluster, monkeypatch):
+    monkeypatch.setattr(rbd_sink, '_HEALTH_SECONDS', 0)
+    _answering(monkeypatch, _health('SLOW_OPS'))
+    sink = _created()
+
+    def mon_command(self, command, _):
+        raise rados.Error('no answer')
+
+    monkeypatch.setattr(ceph.Client, 'mon_command', mon_command)
+    assert sink.write(memoryview(b'x'), 0) == 1
+    assert sink._window.limit == window.LEAST
 
 
 def _pools(**stats):

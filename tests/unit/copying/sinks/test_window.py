@@ -134,7 +134,16 @@ def test_whoever_waits_hears_that_it_failed():
 
 def test_a_store_that_complains_is_spared_however_quick_it_is():
     store = _Store(0.005, 0.001)
-    store.window.spare()
+    store.window.spare(True)
     store.copy(1000)
     assert store.window.limit == window.LEAST
     assert store.peak == 4
+
+
+def test_a_store_that_is_well_again_is_used_in_full_again():
+    store = _Store(0.005, 0.001)
+    store.window.spare(True)
+    store.copy(10)
+    store.window.spare(False)
+    store.copy(1000)
+    assert store.window.limit == window.MOST
