@@ -53,7 +53,7 @@ from tests.judges import vmdk
 MOST_SECONDS = 10
 # Of the clock: others may want the processor.
 MOST_WAITING = 300
-# Of this process and of each tool. An interpreter with the package has 100.
+# Of each tool, and of this process beside what it had before.
 MOST_MEMORY = 256 * MIB
 
 READERS = {'qcow2': qcow2.read, 'raw': bytes, 'vdi': vdi.read,
@@ -239,15 +239,23 @@ def _bounded() -> Iterator[None]:
 
     signal.signal(signal.SIGALRM, ring)
     signal.alarm(MOST_WAITING)
-    start, before = _seconds(), _peaks()
+    start, before, idle = _seconds(), _peaks(), _memory()
     try:
         yield
     finally:
         signal.alarm(0)
     seconds = _seconds() - start
     assert seconds < MOST_SECONDS, f'{seconds:.1f} s of processor time'
-    for peak, last in zip(_peaks(), before, strict=True):
-        assert peak < MOST_MEMORY or peak == last, f'{peak >> 20} MiB'
+    # A tool counts as large as this process is until it is executed.
+    bounds = (idle + MOST_MEMORY, max(MOST_MEMORY, _peaks()[0]))
+    for peak, last, bound in zip(_peaks(), before, bounds, strict=True):
+        assert peak <= bound or peak == last, f'{peak >> 20} MiB'
+
+
+def _memory() -> int:
+    """What this process has of memory now, in bytes."""
+    pages = pathlib.Path('/proc/self/statm').read_text().split()[1]
+    return int(pages) * resource.getpagesize()
 
 
 def _peaks() -> list[int]:

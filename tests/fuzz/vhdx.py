@@ -148,7 +148,7 @@ def _wrap(data: bytearray, rng: random.Random) -> None:
     start, length = _log(data)
     if (entries := _entries(data)) and len(entries) == 1:
         at, size = entries[0]
-        if size <= 64 * KIB and start + length <= len(data):
+        if size <= min(64 * KIB, length) and start + length <= len(data):
             content = bytes(data[at:at + size])
             data[at:at + size] = bytes(size)
             split = 4096 * rng.randrange(1, max(2, size // 4096))

@@ -16,7 +16,7 @@ import struct
 
 from tests import judges
 
-_FIXED, _DYNAMIC = 2, 3
+_TYPES = _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _UNUSED = 0xffffffff
 _COOKIE = b'conectix'
 
@@ -36,16 +36,17 @@ def read(data: bytes) -> bytes:
 
 
 def _last(data: bytes) -> int:
-    """Where the last footer is whose checksum is right.
+    """Where the last footer is, of a type that there is.
 
-    It may lack its last byte, which is reserved, and something may follow it.
+    Its checksum is right. It may lack its last byte, which is reserved, and
+    something may follow it.
     """
     at = data.rfind(_COOKIE)
     while at >= 0:
         footer = data[at:at + 512]
         said = int.from_bytes(footer[64:68])
-        if len(footer) > 510 and said == ~(
-                sum(footer) - sum(footer[64:68])) & 0xffffffff:
+        if (len(footer) > 510 and int.from_bytes(footer[60:64]) in _TYPES
+                and said == ~(sum(footer) - sum(footer[64:68])) & 0xffffffff):
             return at
         at = data.rfind(_COOKIE, 0, at)
     raise judges.Unreadable('no footer')
