@@ -233,8 +233,7 @@ def _sample(source: sources.Source, progress: progress_.Progress) -> _Sample:
     def look(piece: extent.Extent) -> tuple[int, int]:
         if time.monotonic() - start > _SAMPLE_SECONDS:
             return 0, 0
-        view = memoryview(bytearray(piece.length))
-        source.readinto(view, piece.start)
+        view = memoryview(source.read(piece.start, piece.length))
         return piece.length, sum(last - first for first, last in
                                  extent.data_runs(
                                      view, piece.start,

@@ -155,11 +155,10 @@ def see_beginning(source: sources.Source, policy: detection.Policy) -> None:
 
     :raises errors.UnsafeImage: if it does
     """
-    result, buffer = detection.ResultInspector(policy), bytearray(_PIECE)
+    result = detection.ResultInspector(policy)
     for offset in range(0, min(source.size, BEGINNING), _PIECE):
-        view = memoryview(buffer)[:source.size - offset]
-        source.readinto(view, offset)
-        result.update(view)
+        result.update(memoryview(source.read(
+            offset, min(_PIECE, source.size - offset))))
         if not result.is_undecided:
             result.finish()
             return

@@ -52,13 +52,6 @@ def is_zero(view: memoryview) -> bool:
     return _ZERO_BYTES.startswith(view)
 
 
-def clear(view: memoryview) -> None:
-    """Fill a view of any length with zeros."""
-    for start in range(0, len(view), len(ZEROS)):
-        part = view[start:start + len(ZEROS)]
-        part[:] = ZEROS[:len(part)]
-
-
 def merge(extents: Iterable[Extent]) -> Iterator[Extent]:
     """Join neighbours that need the same treatment.
 

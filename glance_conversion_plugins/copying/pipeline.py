@@ -112,9 +112,8 @@ class _Copier:
         """Move one range; runs on a worker."""
         try:
             self._go_on()
-            view = memoryview(bytearray(part.length))
             with self._clock.run('read'):
-                self._src.readinto(view, part.start)
+                view = memoryview(self._src.read(part.start, part.length))
             with self._clock.run('write'):
                 for run in part.runs:
                     at = run.start - part.start

@@ -44,10 +44,10 @@ class FakeSource:
             yield extent.Extent(number * images.BLOCK, images.BLOCK,
                                 _KINDS.get(char, extent.Kind.DATA))
 
-    def readinto(self, view, offset):
+    def read(self, offset, length):
         if self._before_read:
             self._before_read(offset)
-        view[:] = self._content[offset:offset + len(view)]
+        return self._content[offset:offset + length]
 
     def interrupt(self):
         self.interrupted.set()

@@ -132,7 +132,7 @@ class RbdSink:
                                 extent.Kind.DATA)
             for part in extent.split(run, self._object_size):
                 at = part.start - offset
-                self._submit(bytes(view[at:at + part.length]), part.start)
+                self._submit(_content(view, at, part.length), part.start)
             written += run.length
         return written
 
@@ -247,3 +247,11 @@ class RbdSink:
 
     def _discard(self, ioctx: Any) -> None:
         rbd_marks.discard(ioctx, self._mark)
+
+
+def _content(view: memoryview, start: int, length: int) -> bytes:
+    """A part of a view; librbd takes nothing but bytes."""
+    whole = view.obj
+    if isinstance(whole, bytes) and len(whole) == length:
+        return whole
+    return bytes(view[start:start + length])

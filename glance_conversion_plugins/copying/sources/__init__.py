@@ -20,6 +20,8 @@ from typing import Protocol
 
 from glance_conversion_plugins.copying import extent
 
+Data = bytes | bytearray | memoryview
+
 
 class Source(Protocol):
     """The contract; tests/contract holds every source to it."""
@@ -35,10 +37,13 @@ class Source(Protocol):
         or a hole reads as zeros; data may turn out to be zeros too.
         """
 
-    def readinto(self, view: memoryview, offset: int) -> None:
-        """Fill the whole view from ``offset`` on.
+    def read(self, offset: int, length: int) -> Data:
+        """All bytes of a range; nobody changes them afterwards.
 
-        Called by many threads at once.
+        Called by many threads at once. Each source gives them as it comes by
+        them: 1 MiB is copied in 0.3 ms, and read from a file in 0.1 ms.
+
+        :param length: at most 32 MiB, which is what NBD allows
 
         :raises errors.DamagedImage: if the content does not decode
         :raises errors.SourceFailed: if reading stops for another reason

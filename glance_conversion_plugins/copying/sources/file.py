@@ -62,17 +62,23 @@ class FileSource:
             raise errors.SourceFailed(_SHORTER)
         return self.size
 
-    def readinto(self, view: memoryview, offset: int) -> None:
-        while len(view):
-            if self._stopped:
-                raise errors.Cancelled('Reading the image was stopped.')
-            try:
-                count = os.preadv(self._fd, [view], offset)
-            except OSError as e:
-                raise errors.SourceFailed(staged.UNREADABLE) from e
-            if not count:
-                raise errors.SourceFailed(_SHORTER)
-            view, offset = view[count:], offset + count
+    def read(self, offset: int, length: int) -> bytes:
+        found = b''
+        # The kernel may give less, of a remote file or one of over 2 GiB.
+        while len(found) < length:
+            found += self._read(offset + len(found), length - len(found))
+        return found
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._stopped:
+            raise errors.Cancelled('Reading the image was stopped.')
+        try:
+            found = os.pread(self._fd, length, offset)
+        except OSError as e:
+            raise errors.SourceFailed(staged.UNREADABLE) from e
+        if not found:
+            raise errors.SourceFailed(_SHORTER)
+        return found
 
     def scatter(self, views: Sequence[memoryview], offset: int) -> None:
         """Fill several views, at most 1024, with what lies in a row."""
@@ -83,23 +89,10 @@ class FileSource:
         except OSError as e:
             raise errors.SourceFailed(staged.UNREADABLE) from e
         for view in views:
-            if count < len(view):   # the kernel may give less
-                self.readinto(view[max(count, 0):], offset + max(count, 0))
+            had = max(count, 0)
+            if had < len(view):     # the kernel may give less
+                view[had:] = self.read(offset + had, len(view) - had)
             count, offset = count - len(view), offset + len(view)
-
-    def read(self, offset: int, length: int) -> bytes:
-        if self._stopped:
-            raise errors.Cancelled('Reading the image was stopped.')
-        try:
-            found = os.pread(self._fd, length, offset)
-        except OSError as e:
-            raise errors.SourceFailed(staged.UNREADABLE) from e
-        if len(found) == length:
-            return found
-        # The kernel may give less, of a remote file or one of over 2 GiB.
-        rest = bytearray(length - len(found))
-        self.readinto(memoryview(rest), offset + len(found))
-        return found + rest
 
     def interrupt(self) -> None:
         self._stopped = True

@@ -17,6 +17,7 @@ qemu: through a socket 4 GiB take twice as long, and 4 KiB a hundred times.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 
 from glance_conversion_plugins.copying import extent
@@ -56,11 +57,25 @@ class LayoutSource:
             yield extent.Extent(piece.start, piece.length, _KINDS.get(
                 piece.place, extent.Kind.DATA))
 
-    def readinto(self, view: memoryview, offset: int) -> None:
+    def read(self, offset: int, length: int) -> sources.Data:
+        pieces = [*self._layout.pieces(offset, length)]
+        if len(pieces) == 1:
+            place = pieces[0].place
+            if place >= 0:
+                return self._file.read(self._offset + place, length)
+            if place == layout_.ENCODED and self._decoder:
+                return self._decoder.read(offset, length)
+        data = bytearray(length)
+        self._gather(pieces, memoryview(data), offset)
+        return data
+
+    def _gather(self, pieces: Iterable[layout_.Piece], view: memoryview,
+                offset: int) -> None:
+        """Fill a view of zeros with what is at an offset."""
         # What lies in a row in the file is read at once, wherever it goes.
         row: list[memoryview] = []
         begin = end = 0
-        for start, length, place in self._layout.pieces(offset, len(view)):
+        for start, length, place in pieces:
             part = view[start - offset:start - offset + length]
             if place >= 0:
                 if row and (place != end or len(row) == _MOST_AT_ONCE):
@@ -70,10 +85,8 @@ class LayoutSource:
                     begin = self._offset + place
                 row.append(part)
                 end = place + length
-            elif place != layout_.ENCODED:
-                extent.clear(part)
-            elif self._decoder:
-                self._decoder.readinto(part, start)
+            elif place == layout_.ENCODED and self._decoder:
+                part[:] = self._decoder.read(start, length)
         if row:
             self._file.scatter(row, begin)
 

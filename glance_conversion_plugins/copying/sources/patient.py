@@ -53,11 +53,9 @@ class PatientSource:
         while some := self._call(lambda: [*itertools.islice(found, _EXTENTS)]):
             yield from some
 
-    def readinto(self, view: memoryview, offset: int) -> None:
-        self._call(self._source.readinto, view, offset)
-
     def read(self, offset: int, length: int) -> bytes:
-        return bytes(self._call(self._source.read, offset, length))
+        return self._call(   # type: ignore[no-any-return]
+            self._source.read, offset, length)
 
     def interrupt(self) -> None:
         self._source.interrupt()

@@ -61,9 +61,6 @@ class RbdSource:
         if at < start + length:
             yield extent.Extent(at, start + length - at, extent.Kind.HOLE)
 
-    def readinto(self, view: memoryview, offset: int) -> None:
-        view[:] = self.read(offset, len(view))
-
     def read(self, offset: int, length: int) -> bytes:
         if self._stopped:
             raise errors.Cancelled('Reading the stored image was stopped.')

@@ -128,9 +128,6 @@ class HangingSource:
         self._there.wait()
         yield from ()
 
-    def readinto(self, *_):
-        self._there.wait()
-
     def read(self, *_):
         self._there.wait()
         return b''
@@ -143,7 +140,6 @@ class HangingSource:
 
 
 @pytest.mark.parametrize('read', [
-    lambda source: source.readinto(memoryview(bytearray(8)), 0),
     lambda source: source.read(0, 8),
     lambda source: list(source.extents(0, 8))])
 def test_a_source_that_hangs_fails_and_is_closed(read, away):

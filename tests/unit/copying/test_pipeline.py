@@ -84,7 +84,7 @@ def test_consumers_see_everything_in_order(workers, queue_depth):
         b'C' * 4 * B, B]
 
 
-@pytest.mark.parametrize(('pattern', 'read', 'zeros'), [
+@pytest.mark.parametrize(('pattern', 'requests', 'zeros'), [
     ('', [], []),
     ('-', [], [(0, 1)]),
     ('A', [(0, 1)], []),
@@ -98,22 +98,22 @@ def test_consumers_see_everything_in_order(workers, queue_depth):
     ('-' * 16 + 'A-A', [(16, 3)], [(0, 16)]),
     ('A' + '-' * 31 + 'A', [(0, 1), (32, 1)], [(1, 31)]),
 ])
-def test_data_in_a_chunk_is_read_at_once(pattern, read, zeros):
+def test_data_in_a_chunk_is_read_at_once(pattern, requests, zeros):
     asked, source = [], fakes.FakeSource(pattern)
-    fill = source.readinto
+    really_read = source.read
 
-    def readinto(view, offset):
-        asked.append((offset, len(view)))
-        fill(view, offset)
+    def read(offset, length):
+        asked.append((offset, length))
+        return really_read(offset, length)
 
-    source.readinto = readinto
+    source.read = read
     sink, consumer = fakes.FakeSink(), fakes.Recorder()
     _copy(source, sink, (consumer,), workers=1)
 
     def blocks(found):
         return [(start // B, length // B) for start, length in found]
 
-    assert blocks(asked) == read
+    assert blocks(asked) == requests
     assert blocks(c[1:] for c in sink.calls if c[0] == 'zero') == zeros
     assert b''.join(bytes(seen) if isinstance(seen, int) else seen
                     for seen in consumer.seen) == images.content(pattern)

@@ -59,8 +59,7 @@ size = qemu_img.info(image)['virtual-size']
 qemu_img.check(image)
 assert list(qemu_img.extents(image, size))
 source = nbd_source.NbdSource(image, size)
-buffer = bytearray(size)
-source.readinto(memoryview(buffer), 0)
+buffer = source.read(0, size)
 source.close()
 with open(sys.argv[3], 'w'):
     pass

@@ -42,9 +42,9 @@ def _never():
 
 
 def _read(source, start, length):
-    buffer = bytearray(b'x' * length)
-    source.readinto(memoryview(buffer), start)
-    return bytes(buffer)
+    found = source.read(start, length)
+    assert len(found) == length
+    return bytes(found)
 
 
 def test_what_lies_in_a_row_is_read_at_once(path, monkeypatch):
@@ -82,6 +82,20 @@ def test_the_kernel_may_give_less(path, monkeypatch, most):
     buffers = [bytearray(10) for _ in range(4)]
     source.scatter([memoryview(b) for b in buffers], 3)
     assert b''.join(buffers) == path.read_bytes()[3:43]
+    source.close()
+
+
+def test_nor_is_it_asked_again_for_what_it_gave(path, monkeypatch):
+    asked, pread = [], os.pread
+
+    def less(fd, length, at):
+        asked.append((at, length))
+        return pread(fd, min(length, 7), at)
+
+    monkeypatch.setattr(os, 'pread', less)
+    source = file_source.FileSource(str(path))
+    assert source.read(3, 20) == path.read_bytes()[3:23]
+    assert asked == [(3, 20), (10, 13), (17, 6)]
     source.close()
 
 

@@ -41,9 +41,7 @@ def _qcow2(path):
 
 
 def _read(source, offset, length=images.BLOCK):
-    buffer = bytearray(b'\xee' * length)
-    source.readinto(memoryview(buffer), offset)
-    return bytes(buffer)
+    return bytes(source.read(offset, length))
 
 
 class NbdkitServer(qemu_nbd.NbdServer):
