@@ -135,6 +135,7 @@ def _note(counts: collections.Counter[str], error: errors.ConversionError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    disabled = logging.root.manager.disable
     logging.disable()
     # What is decoded in vain leaves no file where nobody looks.
     with tempfile.TemporaryDirectory(prefix='fuzz-') as folder:
@@ -158,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             campaign.end()
             tempfile.tempdir = None
+            logging.disable(disabled)
     print(json.dumps({name: dict(counts.most_common())
                       for name, counts in campaign.counts.items()
                       if counts}, indent=1))

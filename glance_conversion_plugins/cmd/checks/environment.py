@@ -13,6 +13,7 @@
 
 """What this node has: programs, libraries, Ceph, room."""
 
+import collections
 from collections.abc import Iterator
 import importlib
 import itertools
@@ -114,19 +115,26 @@ def stores_configured() -> Result:
 def stores_answer() -> Result:
     """Whether each of our stores takes an image, and lets go of it."""
     failures, tried = [], []
+    places = collections.defaultdict(list)
     for store_id in registry.identifiers():
         try:
             if store := registry.find(store_id):
                 store.probe()
                 tried.append(store_id)
+                places[store.location('image')[0]].append(store_id)
         except (errors.ConversionError, glance_store.BackendException,
                 glance_store.GlanceStoreException) as e:
             failures.append(
                 f'Store {store_id}: {e} {e.__cause__ or ""}. Glance\'s Ceph '
                 'user needs "profile rbd" for mon, mgr and the pool; a folder '
                 'has to be mounted and writable.')
-    return checks.verdict(failures, [], 'written, protected and removed in '
-                          + (', '.join(tried) or 'no store of ours'))
+    warnings = [
+        f'Stores {" and ".join(same)} are the same place: an import into more '
+        'than one of them fails. Leave but one.'
+        for same in places.values() if len(same) > 1]
+    return checks.verdict(
+        failures, warnings, 'written, protected and removed in '
+        + (', '.join(tried) or 'no store of ours'))
 
 
 def staging() -> Result:

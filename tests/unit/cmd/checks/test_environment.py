@@ -18,6 +18,7 @@ import pytest
 from glance_conversion_plugins.cmd.checks import environment
 from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.external import sandbox_exec
+from glance_conversion_plugins.stores import registry
 
 REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
 
@@ -72,3 +73,28 @@ def test_a_layer_of_confinement_that_is_missing(override, monkeypatch, how,
     assert result.code == code
     assert 'Landlock' in result.details
     assert ('Nothing but raw images' in result.details) == (how == 'required')
+
+
+class _Store:
+    def __init__(self, place):
+        self._place = place
+
+    def probe(self):
+        pass
+
+    def location(self, image_id):
+        return f'{self._place}/{image_id}', {}
+
+
+@pytest.mark.parametrize('places, code', [
+    (('rbd://a', 'rbd://b', 'file:///c'), Code.SUCCESS),
+    (('rbd://a', 'rbd://b', 'rbd://a'), Code.WARNING)])
+def test_two_stores_that_are_one(monkeypatch, places, code):
+    """Each would find the other's image in its way."""
+    monkeypatch.setattr(registry, 'identifiers', lambda: ['0', '1', '2'])
+    monkeypatch.setattr(registry, 'find',
+                        lambda name: _Store(places[int(name)]))
+    result = environment.stores_answer()
+    assert result.code == code
+    assert ('Stores 0 and 2 are the same' in result.details) == (
+        code == Code.WARNING)
