@@ -38,6 +38,9 @@ PROGRAMS = {
     'zip': ('unzip', '-p'),
     'zstd': ('zstd', '-dcq', '--memory=512MB'),
 }
+# What is in a zip beside the file that is meant: what macOS knows of it.
+BESIDE = '__MACOSX/'
+_AFTER_PATH = {'zip': ('-x', f'{BESIDE}*')}
 # zstd reads gzip, xz and lzma as well where they follow, the last of them
 # without any checksum; but it lists nothing but its own, up to the end.
 _LISTS = {'zstd': ('zstd', '-lq')}
@@ -70,7 +73,7 @@ def decompress(path: str, kind: str, cpu_seconds: int,
 def _run(argv: Sequence[str], path: str, kind: str, cpu_seconds: int,
          cancel: cancel_.Cancel) -> Iterator[bytes]:
     try:
-        with program.run([*argv, path],
+        with program.run([*argv, path, *_AFTER_PATH.get(kind, ())],
                          sandbox.Limits(cpu_seconds), most=_MOST_SAID,
                          cancel=cancel, readable=[path]) as running:
             yield from running.pieces()

@@ -16,11 +16,14 @@ Its directory is at the end, and says how much there is of the one file that
 is read here. The layout is that of PKWARE's APPNOTE, with its large numbers.
 """
 
+from collections.abc import Iterator
 import os
 import struct
+from typing import Any
 from typing import BinaryIO
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.formats import binary
 
 _END = struct.Struct('<4sHHHHIIH')
@@ -36,10 +39,14 @@ _LARGE = 1                                      # of the extra fields
 # Stored, deflated, and by Windows: what unzip knows, but for bzip2. Where the
 # end of that is missing it waits for more, and never ends.
 _METHODS = {0, 8, 9}
+# Of folders and of what is beside the disk there may be some.
+_MOST = 100
 
 
 def member_size(path: str) -> int:
     """How large the only file in an archive is, in bytes.
+
+    Folders do not count, nor does what is ``decompressor.BESIDE`` it.
 
     :raises errors.UnsafeImage: if there is another number of files, or it
         can not be read
@@ -48,11 +55,14 @@ def member_size(path: str) -> int:
     size = os.path.getsize(path)
     with open(path, 'rb') as f:
         count, offset = _directory(f, size)
-        if count != 1:
-            raise errors.UnsafeImage(
-                f'The image is refused: its archive has {count} files, and '
-                'an image is one disk; compress that alone.')
-        return _member_size(f, offset)
+        if count <= _MOST:
+            sizes = [*_sizes(f, offset, count)]
+            if len(sizes) == 1:
+                return sizes[0]
+            count = len(sizes)
+    raise errors.UnsafeImage(
+        f'The image is refused: its archive has {count} files, and an image '
+        'is one disk; compress that alone.')
 
 
 def _directory(f: BinaryIO, size: int) -> tuple[int, int]:
@@ -85,9 +95,25 @@ def _large_directory(f: BinaryIO, end: int) -> tuple[int, int]:
     return fields[7], fields[9]
 
 
-def _member_size(f: BinaryIO, offset: int) -> int:
-    fields = _ENTRY.unpack(binary.read(f, offset, _ENTRY.size))
-    magic, flags, method, *_, size, name, extra = fields[:1] + fields[3:12]
+def _sizes(f: BinaryIO, directory: int, count: int) -> Iterator[int]:
+    """Of each file that counts."""
+    offset = directory
+    for _ in range(count):
+        fields = _ENTRY.unpack(binary.read(f, offset, _ENTRY.size))
+        length, extra, comment = fields[10:13]
+        offset += _ENTRY.size
+        name = binary.read(f, offset, length)
+        size = _member_size(fields, binary.read(f, offset + length, extra),
+                            f, directory)
+        offset += length + extra + comment
+        if not (name.startswith(decompressor.BESIDE.encode())
+                or (name.endswith(b'/') and not size)):
+            yield size
+
+
+def _member_size(fields: tuple[Any, ...], extra: bytes, f: BinaryIO,
+                 directory: int) -> int:
+    magic, flags, method = fields[0], *fields[3:5]
     if magic != b'PK\1\2':
         raise binary.senseless('archive')
     if flags & _ENCRYPTED:
@@ -98,10 +124,9 @@ def _member_size(f: BinaryIO, offset: int) -> int:
             'The image is refused: its archive is compressed by a method '
             f'that is not read here ({method}); use that of every zip '
             '("deflate").')
-    data = binary.read(f, offset + _ENTRY.size + name, extra)
-    size, packed, place = _large(data, (size, fields[8], fields[16]))
+    size, packed, place = _large(extra, (fields[9], fields[8], fields[16]))
     # Between them are the header and the data.
-    if place + _LOCAL.size + packed > offset:
+    if place + _LOCAL.size + packed > directory:
         raise binary.senseless('archive')
     _see_local(f, place, (flags, method, fields[7], packed, size))
     return size

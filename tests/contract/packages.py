@@ -42,7 +42,9 @@ def compressed(kind: str, data: bytes, *options: str) -> bytes:
 def zipped(files: dict[str, bytes], *options: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         for name, data in files.items():
-            pathlib.Path(folder, name).write_bytes(data)
+            path = pathlib.Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
         subprocess.run(['zip', '-q', *options, 'a.zip', *files], cwd=folder,
                        check=True, stdin=subprocess.DEVNULL)
         return pathlib.Path(folder, 'a.zip').read_bytes()

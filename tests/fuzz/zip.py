@@ -43,7 +43,7 @@ _END = (
     ('count', 10, 2), ('length', 12, 4), ('place', 16, 4), ('comment', 20, 2))
 _NAMES = (b'', b'disk', b'../disk', b'/etc/passwd', b'folder/', b'a\0b',
           b'\xff\xfe', b'C:\\disk', b'-p', b'*', b'[a', b'd' * 70000,
-          b'too much memory')
+          b'too much memory', b'__MACOSX/', b'__MACOSX/._disk', b'__macosx/x')
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2,
             zipfile.ZIP_LZMA)
 

@@ -126,6 +126,13 @@ def test_however_it_was_compressed(tmp_path, kind, options):
     assert _content(_package(tmp_path, data)) == DISK
 
 
+def test_a_zip_by_macos(tmp_path):
+    """Beside a file is what it knows of it, which is no part of the disk."""
+    data = packages.zipped({'__MACOSX/._disk': b'Mac OS X', 'disk': DISK,
+                            '__MACOSX/._other': b'Mac OS X'})
+    assert _content(_package(tmp_path, data)) == DISK
+
+
 @pytest.mark.parametrize('kind', packages.COMPRESSORS)
 def test_what_was_compressed_in_pieces(tmp_path, kind):
     pieces = (packages.compressed(kind, part)

@@ -107,6 +107,33 @@ def test_another_number_of_files(tmp_path):
             _size(tmp_path, made.getvalue())
 
 
+def _archive(*names):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, 'w') as archive:
+        for name in names:
+            archive.writestr(name, b'' if name.endswith('/') else
+                             b'x' if 'disk' not in name else DATA)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize('names', [
+    ('folder/', 'folder/disk'), ('disk', '__MACOSX/', '__MACOSX/._it'),
+    ('__MACOSX/x', 'disk')], ids=str)
+def test_what_does_not_count(tmp_path, names):
+    assert _size(tmp_path, _archive(*names)) == len(DATA)
+
+
+@pytest.mark.parametrize('names, count', [
+    (('folder/',), 0), (('disk', '__MACOSX'), 2),
+    (('disk', 'x/__MACOSX/y'), 2),
+    (('disk', *[f'{n}/' for n in range(200)]), 201),
+    ([f'disk{n}' for n in range(200)], 200)],
+    ids=['folder', 'file', 'within', 'folders', 'many'])
+def test_what_does(tmp_path, names, count):
+    with pytest.raises(errors.UnsafeImage, match=f'has {count} files'):
+        _size(tmp_path, _archive(*names))
+
+
 def test_an_encrypted_one(tmp_path):
     data = packages.zipped({'disk': DATA}, '-P', 'secret')
     with pytest.raises(errors.UnsafeImage, match='encrypted'):
