@@ -23,6 +23,7 @@ from docutils.parsers.rst import directives
 from docutils.parsers.rst import roles
 
 ROOT = pathlib.Path(__file__).parents[1]
+REFUSALS = ROOT / 'doc' / 'source' / 'admin' / 'refusals.rst'
 TROUBLESHOOTING = ROOT / 'doc' / 'source' / 'admin' / 'troubleshooting.rst'
 PAGES = sorted(
     [ROOT / 'README.rst', ROOT / 'CONTRIBUTING.rst',
@@ -54,6 +55,7 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def tree(path):
     return core.publish_doctree(
         path.read_text(), source_path=str(path),
@@ -85,22 +87,46 @@ def words(path):
     return re.sub(r'\s+', ' ', tree(path).astext())
 
 
-def explained():
-    """The messages that the page on troubleshooting explains, where it does.
+def rows():
+    """The cells of each row in the table of refusals, but for its head."""
+    table, = tree(REFUSALS).findall(nodes.table)
+    body, = table.findall(nodes.tbody)
+    return [row.children for row in body.children]
 
-    What differs from case to case is … in them.
+
+def refusals():
+    """The messages in the first column of that table.
+
+    What differs from case to case is … in them, and in those that follow.
     """
+    return [re.sub(r'\s+', ' ', message.astext()) for cells in rows()
+            for message in cells[0].findall(nodes.emphasis)]
+
+
+def troubles():
+    """All other messages, which the page on troubleshooting explains."""
     text = TROUBLESHOOTING.read_text()
-    for line in text[text.index('Messages about the image'):].splitlines():
-        yield from re.findall(r'(?:^|, )\*((?:The|This) [^*]+)\*', line)
+    return [message for line
+            in text[text.index('Messages about the image'):].splitlines()
+            for message in re.findall(
+                r'(?:^|, )\*((?:The|This) [^*]+)\*', line)]
+
+
+def explained():
+    """The messages that the documents explain."""
+    return refusals() + troubles()
+
+
+def pattern(message):
+    """What any message is like that an owner reads in these words."""
+    return re.compile('.+'.join(map(re.escape, message.split('…'))))
 
 
 @functools.cache
 def _patterns():
-    return [re.compile('.+'.join(map(re.escape, message.split('…'))))
-            for message in explained()]
+    return [pattern(message) for message in explained()]
 
 
 def is_explained(message):
-    """Whether that page explains what an owner reads."""
+    """Whether the documents explain what an owner reads."""
     return any(pattern.fullmatch(message) for pattern in _patterns())

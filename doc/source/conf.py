@@ -28,4 +28,5 @@ root_doc = 'index'
 exclude_patterns = []
 pygments_style = 'native'
 html_theme = 'openstackdocs'
-html_static_path = []
+html_static_path = ['_static']
+html_css_files = ['stacked.css']
