@@ -43,8 +43,8 @@ DRIVERS = {'qcow2': 'qcow2', 'raw': 'raw', 'vdi': 'vdi', 'vhd': 'vpc',
 HINTS = {
     ('raw', 'vmdk'): '; a file that is called NAME-flat.vmdk is a raw disk, '
                      'and is declared as raw',
-    ('vhd', 'raw'): '; declare it as vhd, for the footer of a fixed VHD would '
-                    'become a part of a raw disk',
+    ('vhd', 'raw'): '; declare it as vhd, for what a VHD has beside its disk '
+                    'would become a part of a raw one',
 }
 
 

@@ -184,7 +184,7 @@ def test_content_that_was_never_written(tmp_path, sector):
 def test_fixed_one_declared_as_raw(tmp_path, data):
     path = tmp_path / 'disk'
     path.write_bytes(data)
-    with pytest.raises(errors.FormatMismatch, match='fixed VHD'):
+    with pytest.raises(errors.FormatMismatch, match='declare it as vhd'):
         inspection.inspect(str(path), 'raw', path_.POLICY)
     assert inspection.find_format(str(path), path_.POLICY).name == 'vhd'
 
