@@ -35,7 +35,10 @@ _MAGIC = b'KDMV'
 _HEADER = struct.Struct('<4sIIQQQQIQQQ5xH')
 _GD_AT_END = (1 << 64) - 1
 _ZERO_GRAIN = 1 << 2            # a flag: table entries of 1 mean zeros
+_COMPRESSED = 1 << 16           # another, which some readers go by
 _MAX_GRAIN = 0x200000           # in sectors, as in qemu
+# Of those that are compressed: qemu takes memory for three at each request.
+_MAX_PACKED_GRAIN = 0x8000
 _MIN_GRAIN = 8                  # in sectors, as in the specification
 _MAX_TABLE = 512                # entries of a grain table, as in qemu
 _MAX_DIRECTORY = 1 << 21        # entries; with common tables that is 64 TiB
@@ -130,9 +133,10 @@ def _stream_end(f: BinaryIO, size: int) -> int:
 def _footer(f: BinaryIO, end: int, first: _Header) -> _Header:
     """Read the header that stands at the end of a stream."""
     footer = _read(f, end - 2 * _SECTOR)
-    if footer.directory == _GD_AT_END or any(
-            getattr(first, field) != getattr(footer, field)
-            for field in _SAME):
+    if (footer.directory == _GD_AT_END
+            or (first.flags ^ footer.flags) & _COMPRESSED
+            or any(getattr(first, field) != getattr(footer, field)
+                   for field in _SAME)):
         raise errors.DamagedImage(_NO_FOOTER)
     return footer
 
@@ -146,9 +150,10 @@ def _check_header(header: _Header) -> None:
         raise vmdk_text.refused('its disk has no size of its own')
     if (header.magic != _MAGIC or header.version not in (1, 2, 3)
             or header.descriptor * _SECTOR != _DESCRIPTOR
-            or header.compression not in (0, 1)
+            or header.compression != bool(header.flags & _COMPRESSED)
             or header.grain & header.grain - 1
-            or not _MIN_GRAIN <= header.grain <= _MAX_GRAIN
+            or not _MIN_GRAIN <= header.grain <= (
+                _MAX_PACKED_GRAIN if header.compression else _MAX_GRAIN)
             or not 0 < header.table_entries <= _MAX_TABLE
             or -(-header.capacity // header.reach) > _MAX_DIRECTORY):
         raise binary.senseless('header')

@@ -133,6 +133,27 @@ def _by_virtualbox(disk):
         capacity, place, flags=0x30001) + vmdk.marker(0, 0))
 
 
+@pytest.mark.parametrize('change', [
+    [(10, b'\0')], [(77, b'\0')], [(-1024 + 10, b'\0')],
+    [(10, b'\0'), (-1024 + 10, b'\0')]],
+    ids=['flag', 'algorithm', 'flag at the end', 'flags'])
+def test_what_is_compressed_by_half_of_its_header(tmp_path, change):
+    """Some readers go by the flag, and others by the algorithm."""
+    data = vmdk.stream()
+    with pytest.raises(errors.DamagedImage):
+        _convert(tmp_path, build.patched(data, *[
+            (at % len(data), new) for at, new in change]))
+
+
+@pytest.mark.parametrize('sectors', [1 << 16, 1 << 20])
+def test_grains_that_take_more_memory_than_there_is(tmp_path, sectors):
+    data = vmdk.stream()
+    changes = [(at % len(data), sectors.to_bytes(8, 'little'))
+               for at in (20, -1024 + 20)]
+    with pytest.raises(errors.DamagedImage, match='header makes no sense'):
+        _convert(tmp_path, build.patched(data, *changes))
+
+
 @pytest.mark.parametrize('size', [SIZE, 140 * MIB, SIZE + 512])
 def test_stream_by_virtualbox(tmp_path, size):
     data = _by_virtualbox(build.content(size))

@@ -35,6 +35,8 @@ def read(data: bytes) -> bytes:
     _, _, flags, capacity, grain, _, _, entries, _, directory, *_, packed = (
         fields)
     disk = bytearray(capacity * 512)
+    if packed != flags >> 16 & 1:
+        raise judges.Unreadable('compressed, and not')
     tables = -(-capacity // (entries * grain))
     for number, table in enumerate(struct.unpack(f'<{tables}I', judges.part(
             data, directory * 512, tables * 4))):
