@@ -28,6 +28,7 @@ from benchmark import burst
 from benchmark import cases
 from benchmark import chart
 from benchmark import contestants
+from benchmark import crowd
 from benchmark import first_byte
 from benchmark import latency
 from benchmark import machine
@@ -70,6 +71,9 @@ def options():
     parser.add_argument('--burst', type=int, action='append', default=[],
                         metavar='N', help='so many Debian images at once; '
                         'may be given more than once')
+    parser.add_argument('--crowd', type=int, action='append', default=[],
+                        metavar='N', help='memory of so many uploads and as '
+                        'many imports at once; may be given more than once')
     parser.add_argument('--first-byte', action='store_true',
                         help='of a download of 1 TiB')
     parser.add_argument('--memory', action='store_true',
@@ -123,6 +127,10 @@ def measure_all(cloud, chosen, results):
             cloud, contest, cases.case('a'), chosen.runs)
     if chosen.memory:
         results['memory'] = memory.memory(cloud, contest, chosen.runs)
+    if chosen.crowd:
+        results['crowd'] = {
+            count: crowd.crowd(cloud, contest, cases.case('a'), count)
+            for count in chosen.crowd}
     if chosen.burst:
         results['burst'] = {
             count: burst.burst(cloud, contest, cases.case('a'), count,

@@ -37,10 +37,18 @@ class Image:
             self._stage(case)
 
     def _stage(self, case):
+        self._send('stage', case)
+
+    def upload(self, case):
+        """Have its file stored as it is, without an import."""
+        self._send('file', case)
+
+    def _send(self, where, case):
         with open(case.path, 'rb') as data:
-            self._call('PUT', f'{self._path}/stage', 204, data=data, headers={
-                'Content-Type': 'application/octet-stream',
-                'Content-Length': str(case.path.stat().st_size)})
+            self._call('PUT', f'{self._path}/{where}', 204, data=data,
+                       headers={'Content-Type': 'application/octet-stream',
+                                'Content-Length': str(
+                                    case.path.stat().st_size)})
 
     def start_import(self, stores=None, method='glance-direct',
                      user='demo'):

@@ -28,6 +28,14 @@ the source; it counts each object from its start to its last byte, holes too.
 stored: as the OSD counts it; a memstore counts the same way. content: compared
 with the source by qemu-img, in the first run. Medians of the runs given."""
 
+# At one glance: who they are, in the order of their columns.
+SUMMARY = {'stock Glance': 'stock', 'inline': 'inline',
+           'deferred': 'deferred', 'qemu-img': 'qemu', 'digests': 'both'}
+SUMMARY_NOTE = """\
+Seconds until the image is active: of stock Glance, of ours with the digests
+inline and deferred, of qemu-img straight to RBD, which computes none, and of
+both digests alone, which is the least that inline can take."""
+
 STORE_COLUMNS = ('store', 'runs', 'seconds', 'client s', 'CPU s', 'used/data',
                  'content', 'times ours')
 STORE_NOTES = """\
@@ -43,7 +51,8 @@ run. times ours: seconds against those of our store of the same kind."""
 
 def report(results):
     """The whole report as one text."""
-    parts = [_machine(results)]
+    parts = [_summary(results['cases'])] if results['cases'] else []
+    parts += [_machine(results)]
     parts += [_case(key, found) for key, found in results['cases'].items()]
     if results['cases'] or not results.get('stores'):
         parts.append(NOTES)
@@ -55,6 +64,8 @@ def report(results):
         parts.append(_attack(results['attack']))
     if 'memory' in results:
         parts.append(_memory(results['memory']))
+    if 'crowd' in results:
+        parts.append(_crowd(results['crowd']))
     if 'burst' in results:
         parts.append(_burst(results['burst']))
     if 'first_byte' in results:
@@ -77,6 +88,16 @@ def table(rows):
                   for number, (cell, width)
                   in enumerate(zip(row, widths, strict=True))).rstrip()
         for row in rows)
+
+
+def _summary(cases):
+    rows = [('', *SUMMARY)]
+    for key, found in cases.items():
+        medians = [found['contestants'].get(who, {}).get('median', {})
+                   for who in SUMMARY.values()]
+        rows.append((f'({key}) {found["title"]}', *(
+            _number(median.get('seconds'), 1) for median in medians)))
+    return f'{table(rows)}\n\n{SUMMARY_NOTE}'
 
 
 def _machine(results):
@@ -186,6 +207,15 @@ def _attack(found):
             'seconds', 'all', 'requests', 'median', 'p95'))))
     return ('An import that is asked for after ten others, and '
             'GET /v2/images meanwhile\n' + table(rows))
+
+
+def _crowd(found):
+    rows = [('uploads and imports at once', 'all s', 'added MiB',
+             'Glance, in all, MiB')]
+    for count, result in found.items():
+        rows.append((f'{count} and {count}', _number(result['seconds'], 1),
+                     _mib(result['added'], 0), _mib(result['peak'], 0)))
+    return table(rows)
 
 
 def _burst(found):

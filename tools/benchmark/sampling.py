@@ -90,6 +90,11 @@ class Sampler:
         return self._peak[0] - self._first[0]
 
     @property
+    def peak(self):
+        """The most that was in memory, with what was there on entry."""
+        return self._peak[0]
+
+    @property
     def staging(self):
         return self._peak[1] - self._first[1]
 
