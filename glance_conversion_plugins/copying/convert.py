@@ -34,7 +34,6 @@ from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
-from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
@@ -62,9 +61,6 @@ def open_source(image: inspection.ImageInfo,
     """Open an inspected image, unless that is cancelled."""
     if image.disk_format == 'raw' and isinstance(image.path, str):
         return file_source.FileSource(image.path)
-    if image.disk_format == 'vhdx':
-        return vhdx_source.VhdxSource(image.for_qemu, image.virtual_size,
-                                      cancel)
 
     def open_decoder() -> sources.Source:
         return nbd_source.NbdSource(image.for_qemu, image.virtual_size,

@@ -260,6 +260,19 @@ def check_intact(image: ImageInfo, cancel: cancel_.Cancel = cancel_.NEVER
     """
     if image.disk_format == 'raw':
         return image
+    layout = (tables.layout(image.path, image.disk_format, cancel)
+              or _layout(image, cancel))
+    # The limits were held against that size.
+    if layout.size == image.virtual_size:
+        image = image._replace(layout=layout)
+    if image.disk_format == 'qcow2':
+        return image._replace(
+            remarks=(*image.remarks, *_check_qcow2(image, cancel)))
+    return image
+
+
+def _layout(image: ImageInfo, cancel: cancel_.Cancel) -> layout_.Layout:
+    """By qemu."""
     layout = layout_.Layout()
     for found in qemu_img.extents(image.for_qemu, image.virtual_size,
                                   cancel):
@@ -269,13 +282,7 @@ def check_intact(image: ImageInfo, cancel: cancel_.Cancel = cancel_.NEVER
         if offset is not None and offset + found['length'] > image.file_size:
             raise binary.truncated()
         layout.add(found['length'], layout_.place(found))
-    # The limits were held against that size.
-    if layout.size == image.virtual_size:
-        image = image._replace(layout=layout)
-    if image.disk_format == 'qcow2':
-        return image._replace(
-            remarks=(*image.remarks, *_check_qcow2(image, cancel)))
-    return image
+    return layout
 
 
 def _check_qcow2(image: ImageInfo, cancel: cancel_.Cancel) -> list[str]:

@@ -56,6 +56,7 @@ class Layout:
         self.data = 0           # how much of it is neither zeros nor a hole
         self.is_known = True
         self.is_plain = True    # nothing of it is encoded
+        self._next = 0          # what would continue the last piece
         self._starts = array.array('q')
         self._places = array.array('q')
 
@@ -70,8 +71,10 @@ class Layout:
         if place not in (HOLE, ZEROS):
             self.data += length
         self.is_plain = self.is_plain and place != ENCODED
-        if place < 0 and self._places and self._places[-1] == place:
+        if self._places and place == self._next:
+            self._next += length if place >= 0 else 0
             return
+        self._next = place + length if place >= 0 else place
         if len(self._starts) == _MOST:
             self.is_known = False
             del self._starts[:], self._places[:]

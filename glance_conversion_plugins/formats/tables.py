@@ -24,6 +24,7 @@ from typing import BinaryIO
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.formats import binary
+from glance_conversion_plugins.formats import layout as layout_
 from glance_conversion_plugins.formats import qcow2
 from glance_conversion_plugins.formats import vdi
 from glance_conversion_plugins.formats import vhd
@@ -55,3 +56,15 @@ def check(path: binary.Where, disk_format: str, size: int,
         return []
     with binary.opened(path, cancel) as f:
         return _CHECKS[disk_format](f, size)
+
+
+def layout(path: binary.Where, disk_format: str,
+           cancel: cancel_.Cancel = cancel_.NEVER) -> layout_.Layout | None:
+    """Where in the file each part of the disk is.
+
+    :returns: None if qemu tells as much
+    """
+    if disk_format != 'vhdx':
+        return None
+    with binary.opened(path, cancel) as f:
+        return vhdx.layout(f, binary.size(path))

@@ -23,7 +23,6 @@ from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
 from glance_conversion_plugins.copying.sources import nbd as nbd_source
 from glance_conversion_plugins.copying.sources import patient as patient_source
-from glance_conversion_plugins.copying.sources import vhdx as vhdx_source
 from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
@@ -51,16 +50,8 @@ def _nbd(folder, connections, driver='qcow2', make=images.qcow2):
 MIB = 1 << 20
 
 # Their smallest block, in bytes, is larger than that of the pattern.
-SCALED = {'vhdx': MIB, 'vdi-by-layout': MIB, 'vhd-by-layout': 2 * MIB}
-
-
-def _vhdx(folder):
-    raw, path = folder / 'disk.raw', folder / 'disk.vhdx'
-    images.raw(raw, checks.PATTERN, MIB)
-    images.run('qemu-img', 'convert', '-f', 'raw', '-O', 'vhdx', '-o',
-               'block_size=1M', raw, path)
-    return lambda: vhdx_source.VhdxSource(
-        qemu_img.Image(str(path), 'vhdx'), len(checks.PATTERN) * MIB)
+SCALED = {'vhdx-by-layout': MIB, 'vdi-by-layout': MIB,
+          'vhd-by-layout': 2 * MIB}
 
 
 def _by_layout(folder, disk_format, make, before=b''):
@@ -108,6 +99,8 @@ FACTORIES = {
                                 block=2 * MIB),
     'vhd-fixed-by-layout': _converted('vhd', 'vpc', '-o',
                                       'subformat=fixed,force_size=on'),
+    'vhdx-by-layout': _converted('vhdx', 'vhdx', '-o', 'block_size=1M',
+                                 block=MIB),
     'vmdk-by-layout': _converted('vmdk', 'vmdk'),
     'file': _file,
     'file-patient': _patient,
@@ -115,7 +108,6 @@ FACTORIES = {
     'qcow2-1-connection': lambda folder: _nbd(folder, 1),
     'qcow2-compressed': lambda folder: _nbd(folder, 4,
                                             make=images.compressed),
-    'vhdx': _vhdx,
     'raw-over-nbd': lambda folder: _nbd(folder, 4, 'raw', images.raw),
 }
 

@@ -16,6 +16,7 @@
 
 import pytest
 
+from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.formats import vhdx
 from tests.contract import images
 from tests.hostile import build
@@ -27,7 +28,12 @@ GIB = 1024 * MIB
 
 def _extents(path):
     with path.open('rb') as f:
-        return list(vhdx.data_extents(f, path.stat().st_size))
+        layout = vhdx.layout(f, path.stat().st_size)
+    return [tuple(found)[:2] for found in extent.merge(
+        extent.Extent(piece.start, piece.length, extent.Kind.DATA
+                      if piece.place >= 0 else extent.Kind.HOLE)
+        for piece in layout.pieces(0, layout.size))
+        if found.kind is extent.Kind.DATA]
 
 
 def _write(path, *places):

@@ -240,6 +240,7 @@ def _senseless():
         'no-sector-size': lambda: property_changed('sector', 0, bytes(16)),
         'block-of-unknown-state': lambda: block_changed(0, 4),
         'block-partially-present': lambda: block_changed(0, 7),
+        'block-at-the-beginning': lambda: block_changed(0, 6),
     }.items():
         yield case(f'vhdx-{name}', 'vhdx', data, DAMAGED, 'makes no sense')
     yield case('vhdx-regions-in-each-other', 'vhdx', lambda: region_changed(

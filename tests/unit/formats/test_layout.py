@@ -63,6 +63,12 @@ def test_neighbours_without_a_place_are_one(place):
     assert [*_layout((5, place), (6, place)).pieces(0, 11)] == [(0, 11, place)]
 
 
+def test_neighbours_in_the_file_are_one():
+    layout = _layout((5, 100), (6, 105), (1, 111), (2, 120), (2, 118))
+    assert [*layout.pieces(0, 16)] == [(0, 12, 100), (12, 2, 120),
+                                       (14, 2, 118)]
+
+
 def test_whether_something_is_encoded():
     assert _layout((1, 5), (1, layout_.HOLE), (1, layout_.ZEROS)).is_plain
     assert not _layout((1, 5), (1, layout_.ENCODED), (1, 7)).is_plain
@@ -70,12 +76,12 @@ def test_whether_something_is_encoded():
 
 def test_nothing_but_its_size_is_kept_of_too_many_pieces(monkeypatch):
     monkeypatch.setattr(layout_, '_MOST', 3)
-    layout = _layout((1, 5), (1, 9), (2, 2))
+    layout = _layout((1, 5), (1, 9), (2, 2), (2, 4))
     assert layout.is_known
     layout.add(4, 20)
     layout.add(4, layout_.ENCODED)
     assert not layout.is_known
-    assert layout.size == 12
+    assert layout.size == 14
     assert not layout.is_plain
 
 
