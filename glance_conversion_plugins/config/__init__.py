@@ -49,8 +49,8 @@ by this field alone.
 Largest size that an image may have once converted, as in ``500GB``.
 
 A number of bytes, or one followed by B, KB, MB, GB or TB (powers of 1024).
-Larger images are refused before anything is written, but for a raw disk in an
-archive, whose size shows while it is unpacked. Glance's own
+Larger images are refused before anything is written, but for a raw disk in
+an archive, whose size shows while it is unpacked. Glance's own
 ``image_size_cap``, 1 TiB by default, holds too: to allow more, raise both.
 """),
     cfg.IntOpt('max_expansion', default=200, min=0, help="""

@@ -43,31 +43,41 @@ _T = TypeVar('_T')
 
 
 class Lately(Generic[_T]):
-    """An answer that was true lately: it is asked for again by and by."""
+    """An answer that was true lately: it is asked for again by and by.
 
-    def __init__(self, ask: Callable[[], _T], seconds: float,
+    Nobody waits for that: what is asked may hang.
+    """
+
+    def __init__(self, first: _T, ask: Callable[[_T], _T], seconds: float,
                  now: Callable[[], float] = time.monotonic) -> None:
-        """Ask for the first time.
+        """Describe it.
 
+        :param first: the answer until there is another
+        :param ask: is given the former answer; runs on a thread
         :param seconds: for how long an answer is good
         """
+        self._answer = first
         self._ask = ask
         self._seconds = seconds
         self._now = now
         self._asking = threading.Lock()
-        self._answer = ask()
         self._ask_at = now() + seconds
 
     def __call__(self) -> _T:
-        """The answer; of several threads one asks again, none waits for it."""
+        """The last answer."""
         if self._now() >= self._ask_at and self._asking.acquire(
                 blocking=False):
-            try:
-                self._answer = self._ask()
-                self._ask_at = self._now() + self._seconds
-            finally:
-                self._asking.release()
+            threading.Thread(target=self._ask_again, daemon=True).start()
         return self._answer
+
+    def _ask_again(self) -> None:
+        try:
+            self._answer = self._ask(self._answer)
+        except Exception:
+            LOG.warning('Something is not known any more', exc_info=True)
+        finally:
+            self._ask_at = self._now() + self._seconds
+            self._asking.release()
 
 
 class GiveWay:
@@ -100,14 +110,14 @@ class GiveWay:
     def _give_way(self) -> None:
         if self._now() < self._look_at:
             return
-        began = self._patience
-        while self._patience > 0 and self._is_urgent():
-            if self._patience == began:
+        waited, began = 0.0, self._now()
+        while waited < self._patience and self._is_urgent():
+            if not waited:
                 LOG.info('%s: give way to other work', self._what)
-            self._patience -= _LOOK_SECONDS
             if self._cancel.wait(_LOOK_SECONDS):
                 raise errors.Cancelled('The conversion was stopped.')
-        if self._patience < began:
-            LOG.info('%s: go on after %.1f s', self._what,
-                     began - self._patience)
+            waited = self._now() - began
+        if waited:
+            self._patience -= waited
+            LOG.info('%s: go on after %.1f s', self._what, waited)
         self._look_at = self._now() + _LOOK_SECONDS

@@ -28,7 +28,7 @@ _GAP = 256 * 1024
 
 
 class Readable(Protocol):
-    """A source that also gives bytes."""
+    """A source whose data Glance sends on as it is: as bytes."""
 
     size: int
 

@@ -35,7 +35,8 @@ PROGRAMS = {
     'bzip2': ('bzip2', '-dc'),
     'gzip': ('gzip', '-dc'),
     'xz': ('xz', '-dc', '-T1', '--format=xz'),
-    'zip': ('unzip', '-p'),
+    # By the names in the directory alone, of which a field gives another one.
+    'zip': ('unzip', '-UU', '-p'),
     'zstd': ('zstd', '-dcq', '--memory=512MB'),
 }
 # What is in a zip beside the file that is meant: what macOS knows of it.

@@ -97,11 +97,22 @@ def free(cluster: Any, name: str) -> int | None:
     return min(found, default=None)
 
 
-def strain(cluster: Any) -> set[str]:
-    """What a cluster complains of that more writes would make worse."""
+def strain(cluster: Any) -> set[str] | None:
+    """What a cluster complains of that more work would make worse.
+
+    :returns: None if it does not answer; nothing if one may not ask
+    """
     status, output, _ = cluster.mon_command(
         json.dumps({'prefix': 'health', 'format': 'json'}), b'')
-    return set() if status else _STRAIN & json.loads(output)['checks'].keys()
+    if status in (-errno.EACCES, -errno.EPERM):
+        return set()
+    if status:
+        return None
+    try:
+        checks: dict[str, Any] = json.loads(output)['checks']
+    except (ValueError, KeyError):
+        return None
+    return _STRAIN & checks.keys()
 
 
 @contextlib.contextmanager

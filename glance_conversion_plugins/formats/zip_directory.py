@@ -29,6 +29,7 @@ from glance_conversion_plugins.formats import binary
 _END = struct.Struct('<4sHHHHIIH')
 _LARGE_END = struct.Struct('<4sQHHIIQQQQ')
 _LOCATOR = struct.Struct('<4sIQI')
+_ENTRY_MAGIC = b'PK\1\2'
 _ENTRY = struct.Struct('<4sHHHHHHIIIHHHHHII')
 _LOCAL = struct.Struct('<4sHHHHHIIIHH')
 _LONGEST_COMMENT = 0xffff
@@ -41,6 +42,8 @@ _LARGE = 1                                      # of the extra fields
 _METHODS = {0, 8, 9}
 # Of folders and of what is beside the disk there may be some.
 _MOST = 100
+# Nothing, deflated; with more bytes there may be something.
+_EMPTY = 2
 
 
 def member_size(path: str) -> int:
@@ -103,18 +106,26 @@ def _sizes(f: BinaryIO, directory: int, count: int) -> Iterator[int]:
         length, extra, comment = fields[10:13]
         offset += _ENTRY.size
         name = binary.read(f, offset, length)
-        size = _member_size(fields, binary.read(f, offset + length, extra),
-                            f, directory)
+        size, packed = _member(fields, binary.read(f, offset + length, extra),
+                               f, directory)
         offset += length + extra + comment
-        if not (name.startswith(decompressor.BESIDE.encode())
-                or (name.endswith(b'/') and not size)):
+        # unzip, for which a name ends there.
+        if b'\0' in name:
+            raise binary.senseless('archive')
+        # Of a folder unzip would give what it has, whatever its size is.
+        is_folder = name.endswith(b'/') and packed <= _EMPTY and not size
+        if not is_folder and not name.startswith(decompressor.BESIDE.encode()):
             yield size
+    # unzip reads on as long as there are more, whatever their count is.
+    if binary.read(f, offset, len(_ENTRY_MAGIC)) == _ENTRY_MAGIC:
+        raise binary.senseless('archive')
 
 
-def _member_size(fields: tuple[Any, ...], extra: bytes, f: BinaryIO,
-                 directory: int) -> int:
+def _member(fields: tuple[Any, ...], extra: bytes, f: BinaryIO,
+            directory: int) -> tuple[int, int]:
+    """How large a file is, and how large in the archive."""
     magic, flags, method = fields[0], *fields[3:5]
-    if magic != b'PK\1\2':
+    if magic != _ENTRY_MAGIC:
         raise binary.senseless('archive')
     if flags & _ENCRYPTED:
         raise errors.UnsafeImage(
@@ -129,7 +140,7 @@ def _member_size(fields: tuple[Any, ...], extra: bytes, f: BinaryIO,
     if place + _LOCAL.size + packed > directory:
         raise binary.senseless('archive')
     _see_local(f, place, (flags, method, fields[7], packed, size))
-    return size
+    return size, packed
 
 
 def _see_local(f: BinaryIO, place: int, told: tuple[int, ...]) -> None:

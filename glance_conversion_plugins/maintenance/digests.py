@@ -58,7 +58,7 @@ _CORES_EACH = 2     # one for each digest
 # How often a store is asked whether it suffers.
 _SLOW_SECONDS = 15
 
-# For how long those of one image give way to conversions, in all.
+# For how long those of one image give way, in all.
 _PATIENCE_SECONDS = 600
 
 _T = TypeVar('_T')
@@ -172,15 +172,16 @@ def _read(image_id: str, store: protocols.Adoptable, spec: digest.DigestSpec,
           ) -> digest.Digest | None:
     """The digests of what is stored; None if it was told to stop."""
     folder = lockutils.get_lock_path(CONF)
-    is_slow = courtesy.Lately(store.is_slow, _SLOW_SECONDS)
-    way = courtesy.GiveWay(
-        f'Digests of image {image_id}',
-        lambda: any(slots.usage(folder, slots.CONVERSION)) or is_slow(),
-        stop, _PATIENCE_SECONDS)
     try:
         with (slots.hold(_limits(), folder, progress, stop,
                          kind=slots.DIGESTS),
               contextlib.closing(store.source(image_id)) as source):
+            is_slow = courtesy.Lately(
+                store.is_slow(), lambda _: store.is_slow(), _SLOW_SECONDS)
+            way = courtesy.GiveWay(
+                f'Digests of image {image_id}',
+                lambda: any(slots.usage(folder, slots.CONVERSION))
+                or is_slow(), stop, _PATIENCE_SECONDS)
             progress.enter('Computing digests', source.size)
             return convert.digest_source(source, spec, progress=progress,
                                          cancel=stop, before=(way,))

@@ -14,15 +14,18 @@
 """What the agent counts, for Prometheus."""
 
 from collections.abc import Callable
+import logging
 
 from oslo_concurrency import lockutils
 from oslo_config import cfg
 import prometheus_client
 
 from glance_conversion_plugins.copying import slots
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox
 
 CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
 
 _PREFIX = 'glance_conversion_agent_'
 
@@ -52,8 +55,15 @@ SLOTS = prometheus_client.Gauge(
 
 
 def _slots(kind: slots.Kind, state: str) -> Callable[[], float]:
-    return lambda: getattr(
-        slots.usage(lockutils.get_lock_path(CONF), kind), state)
+    def count() -> float:
+        try:
+            return int(getattr(slots.usage(
+                lockutils.get_lock_path(CONF), kind), state))
+        except (OSError, errors.ConversionError) as e:
+            # What raises here would take all other metrics with it.
+            LOG.warning('The slots can not be counted: %s', e)
+            return float('nan')
+    return count
 
 
 def serve(port: int) -> None:

@@ -44,6 +44,12 @@ class Adoptable(Protocol):
     def is_slow(self) -> bool:
         """Say whether the store is known to suffer from what it has to do."""
 
+    def places(self) -> list[str]:
+        """Where it keeps images, in the same words as others of its kind.
+
+        :raises errors.SinkFailed: if the store does not answer
+        """
+
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         """The URL and the metadata that Glance records for an image."""
 

@@ -175,6 +175,9 @@ class Store(driver.SparseDriver, compat.filesystem_driver.Store):
     def is_slow(self) -> bool:
         return False
 
+    def places(self) -> list[str]:
+        return [os.path.realpath(path) for path in self._folders]
+
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         path = self._path(image_id)
         metadata: dict[str, Any] = self._get_metadata(path)

@@ -133,9 +133,14 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
     def is_slow(self) -> bool:
         try:
             with self._connect() as (cluster, _):
-                return rbd_pool.SLOW in rbd_pool.strain(cluster)
+                strain = rbd_pool.strain(cluster)
         except errors.SinkFailed:
             return True
+        return strain is None or rbd_pool.SLOW in strain
+
+    def places(self) -> list[str]:
+        with self._connect() as (cluster, _):
+            return [f'{cluster.get_fsid()}/{self.pool}']
 
     def location(self, image_id: str) -> tuple[str, dict[str, Any]]:
         with self._connect() as (cluster, _):

@@ -121,7 +121,8 @@ def stores_answer() -> Result:
             if store := registry.find(store_id):
                 store.probe()
                 tried.append(store_id)
-                places[store.location('image')[0]].append(store_id)
+                for place in store.places():
+                    places[place].append(store_id)
         except (errors.ConversionError, glance_store.BackendException,
                 glance_store.GlanceStoreException) as e:
             failures.append(
@@ -129,8 +130,8 @@ def stores_answer() -> Result:
                 'user needs "profile rbd" for mon, mgr and the pool; a folder '
                 'has to be mounted and writable.')
     warnings = [
-        f'Stores {" and ".join(same)} are the same place: an import into more '
-        'than one of them fails. Leave but one.'
+        f'Stores {" and ".join(same)} have the same place: an import into '
+        'more than one of them fails. Configure only one of them.'
         for same in places.values() if len(same) > 1]
     return checks.verdict(
         failures, warnings, 'written, protected and removed in '

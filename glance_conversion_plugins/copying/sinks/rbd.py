@@ -29,7 +29,6 @@ from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_names
 from glance_conversion_plugins.external import rbd_pool
 
-rados = bindings.load('rados')
 rbd = bindings.load('rbd')
 
 LOG = logging.getLogger(__name__)
@@ -103,14 +102,17 @@ class RbdSink:
             self._begun = True
             self._image = rbd.Image(self._ioctx, self._partial)
             rbd_marks.write(self._image, self._mark)
-        self._strain = courtesy.Lately(self._see_strain, _HEALTH_SECONDS)
+        self._strain = courtesy.Lately(
+            self._told(rbd_pool.strain(self._cluster), set()), self._ask,
+            _HEALTH_SECONDS)
 
-    def _see_strain(self) -> set[str]:
-        former = self._strain()
-        try:
-            strain = rbd_pool.strain(self._cluster)
-        except rados.Error:
-            LOG.warning('Ceph does not say how it is', exc_info=True)
+    def _ask(self, former: set[str]) -> set[str]:
+        # By a connection of its own: this one may be closed meanwhile.
+        with rbd_pool.connect(self._pool) as (cluster, _):
+            return self._told(rbd_pool.strain(cluster), former)
+
+    def _told(self, strain: set[str] | None, former: set[str]) -> set[str]:
+        if strain is None:
             return former
         if strain != former:
             LOG.info('Ceph says %s: image %s is written with %s at once',

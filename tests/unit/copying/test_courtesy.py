@@ -13,6 +13,7 @@
 """What can wait does, for as long as it has patience."""
 
 import threading
+import time
 
 import pytest
 
@@ -113,51 +114,76 @@ def test_nothing_is_digested_meanwhile():
     assert set(seen) == {0}
 
 
+class _Asked:
+    """Who is asked answers when he is let; each answer is the next number."""
+
+    def __init__(self):
+        self.asked = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def __call__(self, former):
+        self.asked.release()
+        assert self.let.acquire(timeout=60)
+        return former + 1
+
+
+def _wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_what_was_lately_so_is_not_asked_again(clock):
-    answers = iter(range(100))
-    lately = courtesy.Lately(lambda: next(answers), 10, clock.now)
-    found = []
-    for time in (0, 9.9, 10, 12, 19.9, 20):
-        clock.time = time
-        found.append(lately())
-    assert found == [0, 0, 1, 1, 1, 2]
-
-
-def test_nobody_waits_for_an_answer_that_another_asks_for():
-    asked, answer = threading.Event(), threading.Event()
-    answer.set()
-
-    def ask():
-        asked.set()
-        assert answer.wait(60)
-        return len(found)
-
-    found = []
-    lately = courtesy.Lately(ask, 0)
-    asked.clear()
-    answer.clear()
-    thread = threading.Thread(target=lambda: found.append(lately()))
-    thread.start()
-    assert asked.wait(60)
+    asked = _Asked()
+    lately = courtesy.Lately(0, asked, 10, clock.now)
+    clock.time = 9.9
     assert lately() == 0
-    answer.set()
-    thread.join()
-    found.append(None)
-    assert lately() == 2
+    assert not asked.asked.acquire(blocking=False)
+    clock.time = 10
+    asked.let.release()
+    assert lately() in (0, 1)
+    _wait_for(lambda: lately() == 1)
+    assert asked.asked.acquire(blocking=False)
+    clock.time = 19.9
+    assert lately() == 1
+    assert not asked.asked.acquire(blocking=False)
 
 
-def test_a_failed_question_is_asked_again():
-    answers = [1, ValueError(), 2]
+def test_nobody_waits_for_an_answer(clock):
+    asked = _Asked()
+    lately = courtesy.Lately(0, asked, 10, clock.now)
+    clock.time = 1000
+    for _ in range(5):
+        assert lately() == 0
+    assert asked.asked.acquire(timeout=60)
+    # And nobody asks again while another one does.
+    assert not asked.asked.acquire(timeout=0.2)
+    asked.let.release()
+    _wait_for(lambda: lately() == 1)
 
-    def ask():
-        if isinstance(answer := answers.pop(0), Exception):
-            raise answer
-        return answer
 
-    lately = courtesy.Lately(ask, 0)
-    with pytest.raises(ValueError):
-        lately()
-    assert lately() == 2
+def test_where_there_is_no_answer_the_former_holds(clock, caplog):
+    def ask(former):
+        asked.append(former)
+        raise OSError('away')
+
+    asked = []
+    lately = courtesy.Lately(7, ask, 0, clock.now)
+    assert lately() == 7
+    _wait_for(lambda: 'not known any more' in caplog.text)
+    assert lately() == 7
+    _wait_for(lambda: len(asked) > 1)
+
+
+def test_patience_is_that_of_the_clock(clock):
+    """To look may take its time as well."""
+    def is_urgent():
+        clock.time += 9
+        return True
+
+    _way(clock, is_urgent, patience=30).zeros(1)
+    assert clock.time < 50
 
 
 def test_says_when_it_gives_way(clock, caplog):
@@ -165,5 +191,5 @@ def test_says_when_it_gives_way(clock, caplog):
     way = _way(clock, lambda: 5 <= clock.time < 7)
     for clock.time in (0, 5, 100):
         way.zeros(1)
-    assert caplog.messages == ['It: give way to other work',
-                               'It: go on after 2.0 s']
+    assert [said for said in caplog.messages if said.startswith('It: ')] == [
+        'It: give way to other work', 'It: go on after 2.0 s']

@@ -14,10 +14,12 @@
 
 import io
 import zipfile
+import zlib
 
 import pytest
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.formats import zip_directory
 from tests.contract import packages
 from tests.hostile import build
@@ -132,6 +134,71 @@ def test_what_does_not_count(tmp_path, names):
 def test_what_does(tmp_path, names, count):
     with pytest.raises(errors.UnsafeImage, match=f'has {count} files'):
         _size(tmp_path, _archive(*names))
+
+
+def _entries(*files):
+    """An archive of (name, size in the directory, data, extra field)."""
+    made, directory = b'', b''
+    for name, size, data, extra in files:
+        packer = zlib.compressobj(wbits=-15)
+        packed = packer.compress(data) + packer.flush()
+        numbers = (zlib.crc32(data), len(packed), size, len(name))
+        place = len(made)
+        made += zip_directory._LOCAL.pack(
+            b'PK\3\4', 20, 0, 8, 0, 0, *numbers, 0) + name + packed
+        directory += zip_directory._ENTRY.pack(
+            b'PK\1\2', 20, 20, 0, 8, 0, 0, *numbers, len(extra), 0, 0, 0, 0,
+            place) + name + extra
+    return made + directory + zip_directory._END.pack(
+        b'PK\5\6', 0, 0, len(files), len(files), len(directory), len(made),
+        0)
+
+
+def _renamed(name, other):
+    """A field by which a file has another name for who reads it."""
+    data = b'\1' + zlib.crc32(name).to_bytes(4, 'little') + other
+    return b'up' + len(data).to_bytes(2, 'little') + data
+
+
+MAC = b'__MACOSX/x'
+
+
+def _unzipped(path):
+    return b''.join(decompressor.decompress(str(path), 'zip', 60))
+
+
+def test_what_is_counted_is_what_is_read(tmp_path):
+    """Whatever else a file is called in a field of its own."""
+    size = _size(tmp_path, _entries(
+        (b'disk', 4, b'AAAA', _renamed(b'disk', b'__MACOSX/disk')),
+        (MAC, 4, b'BBBB', _renamed(MAC, b'disk'))))
+    assert size == 4
+    assert _unzipped(tmp_path / 'a.zip') == b'AAAA'
+
+
+def test_a_folder_may_be_deflated(tmp_path):
+    assert _size(tmp_path, _entries(
+        (b'folder/', 0, b'', b''), (b'folder/disk', 4, b'AAAA', b''))) == 4
+    assert _unzipped(tmp_path / 'a.zip') == b'AAAA'
+
+
+@pytest.mark.parametrize('name', [b'folder/', b'f\0/'])
+def test_a_folder_that_has_content(tmp_path, name):
+    """unzip would give it, though its size is said to be 0."""
+    data = _entries((b'disk', 4, b'', b''), (name, 0, b'BBBB', b''))
+    with pytest.raises((errors.DamagedImage, errors.UnsafeImage)):
+        _size(tmp_path, data)
+    assert _unzipped(tmp_path / 'a.zip') == b'BBBB'
+
+
+def test_more_files_than_are_counted(tmp_path):
+    """unzip reads all there are, and compares 16 bits of their number."""
+    data = bytearray(_entries((b'disk', 4, b'AAAA', b''),
+                              (b'other', 4, b'BBBB', b'')))
+    end = data.rindex(b'PK\5\6')
+    data[end + 8:end + 12] = b'\1\0\1\0'
+    with pytest.raises(errors.DamagedImage, match='archive makes no sense'):
+        _size(tmp_path, bytes(data))
 
 
 def test_an_encrypted_one(tmp_path):

@@ -14,6 +14,7 @@
 """The jobs of a node, and the service that does them again and again."""
 
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.cmd import agent as command
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import agent
@@ -542,6 +544,18 @@ def test_a_service_with_nothing_to_do_says_so(monkeypatch, capsys, override):
 
 
 # Metrics
+
+@pytest.mark.parametrize('error', [
+    OSError('read-only'), errors.Busy('locked'),
+    errors.Misconfigured('a folder is not safe')])
+def test_slots_that_can_not_be_counted(monkeypatch, error):
+    """All other metrics are served all the same."""
+    def usage(folder, kind):
+        raise error
+
+    monkeypatch.setattr(slots, 'usage', usage)
+    assert math.isnan(metrics._slots(slots.CONVERSION, 'held')())
+
 
 def test_metrics_have_names_of_their_own():
     names = {metric.name for metric in prometheus_client.REGISTRY.collect()

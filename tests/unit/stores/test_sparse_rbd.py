@@ -12,6 +12,7 @@
 
 """The driver for RBD over a cluster of the simulation."""
 
+import errno
 import io
 import json
 import types
@@ -190,6 +191,16 @@ def test_a_cluster_that_is_slow_suffers(cluster, store, monkeypatch, checks,
     health = json.dumps({'checks': dict.fromkeys(checks, {})}).encode()
     monkeypatch.setattr(ceph.Client, 'mon_command',
                         lambda self, command, data: (0, health, ''))
+    assert store.is_slow() is is_slow
+
+
+@pytest.mark.parametrize('answer, is_slow', [
+    ((-errno.ETIMEDOUT, b'', ''), True), ((0, b'no JSON', ''), True),
+    ((-errno.EACCES, b'', ''), False)], ids=['late', 'else', 'forbidden'])
+def test_a_cluster_that_does_not_say_suffers(cluster, store, monkeypatch,
+                                             answer, is_slow):
+    """But where one may not ask it is not known to."""
+    monkeypatch.setattr(ceph.Client, 'mon_command', lambda *_: answer)
     assert store.is_slow() is is_slow
 
 

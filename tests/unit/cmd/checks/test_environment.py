@@ -12,13 +12,17 @@
 
 """What the status command makes of qemu's own words."""
 
+import glance_store
+from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code
 import pytest
 
 from glance_conversion_plugins.cmd.checks import environment
+from glance_conversion_plugins import config
 from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.stores import registry
+from glance_conversion_plugins.stores import sparse_file
 
 REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
 
@@ -75,26 +79,31 @@ def test_a_layer_of_confinement_that_is_missing(override, monkeypatch, how,
     assert ('Nothing but raw images' in result.details) == (how == 'required')
 
 
-class _Store:
-    def __init__(self, place):
-        self._place = place
+def _file_store(folder):
+    folder.mkdir(exist_ok=True)
+    conf = cfg.ConfigOpts()
+    glance_store.register_opts(conf)
+    config.register_opts(conf)
+    conf([])
+    conf.set_override('filesystem_store_datadir', str(folder), 'glance_store')
+    store = sparse_file.Store(conf)
+    store.configure()
+    store.configure_add()
+    return store
 
-    def probe(self):
-        pass
 
-    def location(self, image_id):
-        return f'{self._place}/{image_id}', {}
-
-
-@pytest.mark.parametrize('places, code', [
-    (('rbd://a', 'rbd://b', 'file:///c'), Code.SUCCESS),
-    (('rbd://a', 'rbd://b', 'rbd://a'), Code.WARNING)])
-def test_two_stores_that_are_one(monkeypatch, places, code):
-    """Each would find the other's image in its way."""
-    monkeypatch.setattr(registry, 'identifiers', lambda: ['0', '1', '2'])
-    monkeypatch.setattr(registry, 'find',
-                        lambda name: _Store(places[int(name)]))
+@pytest.mark.parametrize('names, code', [
+    ('abc', Code.SUCCESS), ('aba', Code.WARNING), ('abd', Code.WARNING)])
+def test_two_stores_that_have_one_place(tmp_path, monkeypatch, override,
+                                        names, code):
+    """Each would find the other's image in its way; d is a link to a."""
+    override('deployment', 'test', 'conversion')
+    (tmp_path / 'd').symlink_to('a')
+    found = {str(number): _file_store(tmp_path / name)
+             for number, name in enumerate(names)}
+    monkeypatch.setattr(registry, 'identifiers', lambda: list(found))
+    monkeypatch.setattr(registry, 'find', found.get)
     result = environment.stores_answer()
-    assert result.code == code
-    assert ('Stores 0 and 2 are the same' in result.details) == (
+    assert result.code == code, result.details
+    assert ('Stores 0 and 2 have the same place' in result.details) == (
         code == Code.WARNING)

@@ -15,19 +15,17 @@
 import errno
 import json
 import threading
+import time
 
 import pytest
 
 from glance_conversion_plugins.copying.sinks import rbd as rbd_sink
 from glance_conversion_plugins.copying.sinks import window
 from glance_conversion_plugins import errors
-from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import rbd_marks
 from glance_conversion_plugins.external import rbd_pool
 from tests.simulation import ceph
 from tests.unit import clusters
-
-rados = bindings.load('rados')
 
 IMAGE = '11111111-2222-3333-4444-555555555555'
 MARK = clusters.mark(IMAGE, 'deadbeef')
@@ -586,28 +584,53 @@ def test_it_is_asked_again_during_a_copy(cluster, monkeypatch):
     answers = _health()
     _answering(monkeypatch, answers)
     sink = _created()
-    found = []
-    for checks in [(), ('SLOW_OPS',), ('SLOW_OPS',), ()]:
+    for checks, most in [((), window.MOST), (('SLOW_OPS',), window.LEAST),
+                         (('OSD_NEARFULL',), window.LEAST),
+                         ((), window.MOST)]:
         answers.update(_health(*checks))
-        sink.write(memoryview(b'x'), 0)
-        found.append((sink._window.limit, sink._window._most))
-    assert found == [
-        (window.MOST, window.MOST), (window.LEAST, window.LEAST),
-        (window.LEAST, window.LEAST), (window.LEAST, window.MOST)]
+        _written_until(sink, lambda m=most: sink._window._most == m)
 
 
-def test_one_that_does_not_say_how_it_is_is_written_all_the_same(
-        cluster, monkeypatch):
+def _written_until(sink, condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        assert sink.write(memoryview(b'x'), 0) == 1
+
+
+@pytest.mark.parametrize('answer', [
+    (-errno.ETIMEDOUT, b'', ''), (0, b'', ''), (0, b'{}', '')],
+    ids=['late', 'empty', 'other'])
+def test_one_that_does_not_say_how_it_is_is_as_it_was(
+        cluster, monkeypatch, answer):
     monkeypatch.setattr(rbd_sink, '_HEALTH_SECONDS', 0)
     _answering(monkeypatch, _health('SLOW_OPS'))
     sink = _created()
+    asked = []
+    monkeypatch.setattr(ceph.Client, 'mon_command', lambda *_: (
+        asked.append(1), answer)[1])
+    _written_until(sink, lambda: len(asked) > 3)
+    assert sink._window.limit == window.LEAST
+
+
+def test_a_copy_does_not_wait_for_one_that_does_not_answer(
+        cluster, monkeypatch):
+    monkeypatch.setattr(rbd_sink, '_HEALTH_SECONDS', 0)
+    _answering(monkeypatch, _health())
+    sink = _created()
+    asked, answer = threading.Event(), threading.Event()
 
     def mon_command(self, command, _):
-        raise rados.Error('no answer')
+        asked.set()
+        answer.wait(60)
+        return 0, b'{"checks": {}}', ''
 
     monkeypatch.setattr(ceph.Client, 'mon_command', mon_command)
-    assert sink.write(memoryview(b'x'), 0) == 1
-    assert sink._window.limit == window.LEAST
+    _written_until(sink, asked.is_set)
+    sink.seal()
+    sink.publish()
+    sink.hand_over()
+    answer.set()
 
 
 def _pools(**stats):
