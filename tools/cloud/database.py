@@ -58,13 +58,14 @@ class Database:
     def up(self):
         """Create the database if it is new and start the server."""
         self._settings.once('mariadb', self._create)
-        # For speed; what a crash of the machine loses is only a test's.
+        # For speed; what a crash of the machine loses is only a test's. What
+        # was committed is written at once, for tests kill the server.
         self.daemon.start(
             'mariadbd', '--no-defaults', f'--datadir={self._dir}',
             f'--user={getpass.getuser()}', f'--socket={self._socket}',
             f'--pid-file={self._dir / "pid"}', f'--log-error={self._log}',
             f'--init-file={self._dir / "init.sql"}', '--skip-networking',
-            '--innodb-flush-log-at-trx-commit=0', '--innodb-doublewrite=0',
+            '--innodb-flush-log-at-trx-commit=2', '--innodb-doublewrite=0',
             '--innodb-flush-method=nosync', '--innodb-buffer-pool-size=64M',
             '--performance-schema=OFF')
         self.daemon.wait_ready(self._socket.exists)

@@ -102,9 +102,9 @@ class RbdSink:
             self._begun = True
             self._image = rbd.Image(self._ioctx, self._partial)
             rbd_marks.write(self._image, self._mark)
-        self._strain = courtesy.Lately(
-            self._told(rbd_pool.strain(self._cluster), set()), self._ask,
-            _HEALTH_SECONDS)
+            self._strain = courtesy.Lately(
+                self._told(rbd_pool.strain(self._cluster), set()), self._ask,
+                _HEALTH_SECONDS)
 
     def _ask(self, former: set[str]) -> set[str]:
         # By a connection of its own: this one may be closed meanwhile.
