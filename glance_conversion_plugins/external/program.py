@@ -21,6 +21,7 @@ that the program has left behind may hold it open for ever.
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import fcntl
 import os
 import selectors
 import subprocess
@@ -35,9 +36,11 @@ LATE = 'The program that reads the image took too long.'
 # How often it is looked whether the program has ended, or is wanted no more;
 # what it says, and its ordinary end, wake us at once.
 _LOOK_SECONDS = 0.5
-_PIECE = 64 * 1024
+# What a pipe holds, where that is allowed: by default it is 64 KiB, for which
+# a program that decompresses waits again and again.
+_PIECE = 1 << 20
 # What a pipe may still hold of a program that has ended.
-_MOST_AFTER_END = 1 << 20
+_MOST_AFTER_END = 4 << 20
 _LONGEST_LINE = 4096
 _KEPT = 4096
 _SHOWN = 500
@@ -99,6 +102,8 @@ class Program:
         """
         stdout, stderr = self._process.stdout, self._process.stderr
         assert stdout and stderr        # noqa: S101
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, _PIECE)
         heard = left = 0
         with selectors.DefaultSelector() as pipes:
             pipes.register(stdout, selectors.EVENT_READ)
