@@ -16,8 +16,10 @@ Its image is ``killed`` meanwhile: nobody stores anything of it.
 """
 
 from collections.abc import Mapping
+import contextlib
 from typing import Any
 
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
@@ -40,11 +42,15 @@ def forget(image_id: str) -> None:
 
 def _store_of(image_id: str, location: Mapping[str, Any]
               ) -> protocols.Recoverable | None:
-    """The store of ours that has a location, whatever it is called by now."""
+    """The store of ours that has a location, whatever it is called by now.
+
+    :raises errors.SinkFailed: if a store does not answer, whose it may be
+    """
     for store_id in registry.identifiers():
-        store = registry.find(store_id)
-        if store and registry.is_in_place(store, image_id, location):
-            return store
+        if store := registry.find(store_id):
+            with contextlib.suppress(errors.NotStored):
+                if store.location(image_id)[0] == location['url']:
+                    return store
     return None
 
 

@@ -14,6 +14,7 @@ import os
 
 import pytest
 
+from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import recorded
@@ -97,6 +98,20 @@ def test_who_comes_late_removes_nothing_that_was_stored_since(store, rows,
     monkeypatch.setattr(records, 'set_location_deleted', lambda *_: False)
     recorded.forget(IMAGE)
     assert IMAGE in _files(store)
+
+
+@pytest.mark.usefixtures('deleted_by_glance')
+def test_what_may_be_of_a_store_that_does_not_answer_stays(store, rows,
+                                                           monkeypatch):
+    """By its URL it would be removed without a look at whose it is by now."""
+    def location(image_id):
+        raise errors.SinkFailed('no answer')
+
+    monkeypatch.setattr(store, 'location', location, raising=False)
+    with pytest.raises(errors.SinkFailed):
+        recorded.forget(IMAGE)
+    assert [*rows] == [1]
+    assert _files(store) == [IMAGE]
 
 
 # What is not where a store of ours would put it

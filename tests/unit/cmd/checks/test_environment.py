@@ -12,17 +12,14 @@
 
 """What the status command makes of qemu's own words."""
 
-import glance_store
-from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code
 import pytest
 
 from glance_conversion_plugins.cmd.checks import environment
-from glance_conversion_plugins import config
 from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.stores import registry
-from glance_conversion_plugins.stores import sparse_file
+from tests.unit import file_stores
 
 REST = '\n\nSee <https://qemu.org/contribute/report-a-bug> for more.'
 
@@ -79,28 +76,19 @@ def test_a_layer_of_confinement_that_is_missing(override, monkeypatch, how,
     assert ('Nothing but raw images' in result.details) == (how == 'required')
 
 
-def _file_store(folder):
-    folder.mkdir(exist_ok=True)
-    conf = cfg.ConfigOpts()
-    glance_store.register_opts(conf)
-    config.register_opts(conf)
-    conf([])
-    conf.set_override('filesystem_store_datadir', str(folder), 'glance_store')
-    store = sparse_file.Store(conf)
-    store.configure()
-    store.configure_add()
-    return store
-
-
 @pytest.mark.parametrize('names, code', [
     ('abc', Code.SUCCESS), ('aba', Code.WARNING), ('abd', Code.WARNING)])
 def test_two_stores_that_have_one_place(tmp_path, monkeypatch, override,
                                         names, code):
     """Each would find the other's image in its way; d is a link to a."""
     override('deployment', 'test', 'conversion')
+    for name in 'abc':
+        (tmp_path / name).mkdir()
     (tmp_path / 'd').symlink_to('a')
-    found = {str(number): _file_store(tmp_path / name)
+    found = {str(number): file_stores.make(tmp_path / name)
              for number, name in enumerate(names)}
+    for store in found.values():
+        store.configure_add()
     monkeypatch.setattr(registry, 'identifiers', lambda: list(found))
     monkeypatch.setattr(registry, 'find', found.get)
     result = environment.stores_answer()
