@@ -431,9 +431,10 @@ CEPH_CHECKS = [
 ]
 
 
-# Glance's records. new_image(status, **properties) makes one.
+# Glance's records. new_image(status, url=None, **properties) makes one, which
+# is stored at the URL; records are the calls of glance_db.records.
 
-def records_save_on_condition_of_the_status(repo, new_image):
+def records_save_on_condition_of_the_status(repo, new_image, records):
     image_id = new_image('importing')
     one, two = repo().get(image_id), repo().get(image_id)
     one.status = 'queued'
@@ -444,7 +445,7 @@ def records_save_on_condition_of_the_status(repo, new_image):
     assert repo().get(image_id).status == 'queued'
 
 
-def records_never_save_the_lock(repo, new_image):
+def records_never_save_the_lock(repo, new_image, records):
     image_id = new_image('importing', **{compat.LOCK_PROPERTY: 'mine'})
     one, two = repo().get(image_id), repo().get(image_id)
     repo().delete_property_atomic(one, compat.LOCK_PROPERTY, 'mine')
@@ -452,7 +453,7 @@ def records_never_save_the_lock(repo, new_image):
     assert compat.LOCK_PROPERTY not in repo().get(image_id).extra_properties
 
 
-def records_remove_the_lock_of_one_task(repo, new_image):
+def records_remove_the_lock_of_one_task(repo, new_image, records):
     image_id = new_image('importing', **{compat.LOCK_PROPERTY: 'mine'})
     with pytest.raises(compat.exception.NotFound):
         repo().delete_property_atomic(repo().get(image_id),
@@ -464,10 +465,23 @@ def records_remove_the_lock_of_one_task(repo, new_image):
                                       compat.LOCK_PROPERTY, 'mine')
 
 
+def records_take_a_location_and_give_it_back_once(repo, new_image, records):
+    image_id = new_image('importing', url='file:///a')
+    first, = records.locations(image_id)
+    assert (first['url'], first['status']) == ('file:///a', 'active')
+    for deleted in (True, False):
+        assert records.set_location_deleted(first['id'], deleted)
+        assert not records.set_location_deleted(first['id'], deleted)
+        assert len(records.locations(image_id)) == (not deleted)
+    assert records.locations(image_id)[0]['url'] == 'file:///a'
+    assert not records.set_location_deleted(first['id'] + 1000, True)
+
+
 RECORDS_CHECKS = [
     records_save_on_condition_of_the_status,
     records_never_save_the_lock,
     records_remove_the_lock_of_one_task,
+    records_take_a_location_and_give_it_back_once,
 ]
 
 

@@ -313,7 +313,7 @@ def _stored(cloud):
     cloud.db.images[image_id].locations.append({
         'id': next(cloud.db.numbers),
         'url': f'rbd://fsid/images/{image_id}/snap',
-        'metadata': {'store': 'ceph'}})
+        'metadata': {'store': 'ceph'}, 'status': 'active'})
     return image_id
 
 

@@ -33,6 +33,7 @@ class Database:
         self.world = world
         self.images = {}
         self.tasks = {}
+        self.taken = {}     # locations that were, by their ids
         self.numbers = itertools.count()
 
     def _step(self, what):
@@ -49,6 +50,7 @@ class Database:
         other = Database(self.world)
         other.images = copy.deepcopy(self.images)
         other.tasks = copy.deepcopy(self.tasks)
+        other.taken = copy.deepcopy(self.taken)
         return other
 
     def new_image(self, status, **values):
@@ -151,12 +153,17 @@ class Database:
 
     def set_location_deleted(self, location_id, deleted):
         self._step('db: location deleted')
-        for image in self.images.values():
+        if not deleted:
+            image_id, location = self.taken.pop(location_id, (None, None))
+            if location:
+                self.images[image_id].locations.append(location)
+            return location is not None
+        for image_id, image in self.images.items():
             for location in image.locations:
                 if location['id'] == location_id:
-                    if deleted:
-                        image.locations.remove(location)
-                    return deleted
+                    image.locations.remove(location)
+                    self.taken[location_id] = image_id, location
+                    return True
         return False
 
     # What glance_db.compat has
@@ -192,6 +199,7 @@ class ImageRepo:
         row.updated_at = self._db.world.now
         for location in row.locations:
             location.setdefault('id', next(self._db.numbers))
+            location.setdefault('status', 'active')
         row.extra_properties.pop(compat.LOCK_PROPERTY, None)
         if lock:
             row.extra_properties[compat.LOCK_PROPERTY] = lock

@@ -13,11 +13,10 @@
 """The stand-ins and the real database do the same; Ceph's turn is elsewhere.
 """
 
-import uuid
-
 import pytest
 
 from glance_conversion_plugins.glance_db import compat
+from glance_conversion_plugins.glance_db import records
 from tests.simulation import ceph
 from tests.simulation import checks
 from tests.simulation import glance
@@ -36,24 +35,23 @@ def test_ceph(check):
 def test_records(check):
     database = glance.Database(world.World(0))
 
-    def new_image(status, **properties):
+    def new_image(status, url=None, **properties):
         image_id = database.new_image(status)
         database.images[image_id].extra_properties |= properties
+        if url:
+            image = database.image_repo().get(image_id)
+            image.locations.append({'url': url, 'metadata': {}})
+            database.image_repo().save(image)
         return image_id
 
-    check(database.image_repo, new_image)
+    check(database.image_repo, new_image, database)
 
 
 @pytest.mark.parametrize('check', checks.RECORDS_CHECKS, ids=checks.name)
 def test_real_records(check, tmp_path):
-    def new_image(status, **properties):
-        image_id = str(uuid.uuid4())
-        compat.database().image_create(compat.admin_context(), {
-            'id': image_id, 'status': status, 'visibility': 'private',
-            'owner': 'somebody', 'min_disk': 0, 'min_ram': 0, 'size': 5,
-            'disk_format': 'raw', 'container_format': 'bare',
-            'properties': properties})
-        return image_id
+    def new_image(status, url=None, **properties):
+        return databases.add_image(status, urls=(url,) if url else (),
+                                   properties=properties)
 
     with databases.glance_database(tmp_path / 'glance.sqlite'):
-        check(compat.image_repo, new_image)
+        check(compat.image_repo, new_image, records)
