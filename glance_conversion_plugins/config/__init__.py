@@ -80,7 +80,8 @@ Whether the SHA-256 of what was uploaded is recorded beside a converted image.
 
 It is computed while the image is converted, by a thread of its own: where a
 processor has no instructions for it and all its cores are in use, that takes
-time.
+time. Of a raw image, which is stored as it was uploaded, it is one more of its
+digests, and deferred with them.
 """),
     cfg.BoolOpt('raise_min_disk', default=False, help="""
 Whether ``min_disk`` of an image is raised to what its disk needs.

@@ -42,13 +42,20 @@ class DigestSpec(NamedTuple):
 
     os_hash_algo: str | None        # a hashlib name; None: no such digest
     checksum: bool = True           # md5
+    sha256: bool = False            # for who is to know what was uploaded
+
+    def names(self) -> tuple[str | None, str | None, str | None]:
+        """The algorithm of each field of ``Digest``, or None."""
+        return ('md5' if self.checksum else None, self.os_hash_algo,
+                'sha256' if self.sha256 else None)
 
 
 class Digest(NamedTuple):
-    """What Glance records about content; None where not computed."""
+    """Digests of content; None where not computed."""
 
-    checksum: str | None
+    checksum: str | None            # these two are what Glance records
     os_hash_value: str | None
+    sha256: str | None = None
 
 
 class _Worker:
@@ -111,12 +118,12 @@ class Digests:
 
         :param verifiers: others that must see every byte
         """
-        self._md5 = (hashlib.md5(usedforsecurity=False)
-                     if spec.checksum else None)
-        self._hash = (hashlib.new(spec.os_hash_algo, usedforsecurity=False)
-                      if spec.os_hash_algo else None)
-        targets = [t for t in (self._md5, self._hash, *verifiers) if t]
-        self._workers = [_Worker(t) for t in targets]
+        self._names = spec.names()
+        # One algorithm may be asked for twice.
+        self._hashes = {name: hashlib.new(name, usedforsecurity=False)
+                        for name in self._names if name}
+        self._workers = [_Worker(target) for target in (
+            *self._hashes.values(), *verifiers)]
 
     def __enter__(self) -> 'Digests':
         return self
@@ -136,8 +143,8 @@ class Digests:
     def finish(self) -> Digest:
         for worker in self._workers:
             worker.finish()
-        return Digest(self._md5.hexdigest() if self._md5 else None,
-                      self._hash.hexdigest() if self._hash else None)
+        return Digest(*(self._hashes[name].hexdigest() if name else None
+                        for name in self._names))
 
     def abort(self) -> None:
         for worker in self._workers:

@@ -24,6 +24,10 @@ from glance_conversion_plugins.glance_db import retry
 
 LOG = logging.getLogger(__name__)
 
+# Properties that say what was uploaded. Glance lets nobody else set what
+# begins so, and Nova's snapshots of servers do not inherit it.
+SOURCE = 'os_glance_conversion_source_'
+
 
 def images(**filters: Any) -> Iterator[Any]:
     """All images that match, from the database as it is while it is read.
@@ -237,14 +241,19 @@ def load_image(image_id: str) -> Any:
 
 @retry.patient
 def record_digests(image_id: str, checksum: str | None,
-                   os_hash_value: str | None) -> None:
-    """Write the digests, and nothing else, if the image still lacks them."""
+                   os_hash_value: str | None, sha256: str | None = None
+                   ) -> None:
+    """Write the digests, and nothing else, if the image still lacks them.
+
+    :param sha256: of its upload, if that is what is stored
+    """
     db, context = compat.database(), compat.admin_context()
+    source = {f'{SOURCE}hash': f'sha256:{sha256}'} if sha256 else {}
     try:
         if db.image_get(context, image_id)['os_hash_value'] is None:
             db.image_update(context, image_id, {
                 'checksum': checksum, 'os_hash_value': os_hash_value,
-            }, from_state='active')
+                'properties': source}, from_state='active')
     except (compat.exception.NotFound, compat.exception.Conflict):
         LOG.info('Image %s is not active any more', image_id)
 

@@ -61,6 +61,11 @@ class Context(NamedTuple):
                             f'{self.request.image_id}.{suffix}')
 
     @property
+    def stores_upload(self) -> bool:
+        """Whether what is stored are the bytes that were uploaded."""
+        return bool(self.stores) and self.source == 'raw'
+
+    @property
     def source(self) -> str:
         """What was uploaded, in words."""
         words = [self.declaration.disk_format]
@@ -77,6 +82,7 @@ class Result(NamedTuple):
     size: int               # in bytes, of the file at path
     virtual_size: int       # in bytes
     message: str            # for the owner
+    sha256: str | None = None   # of the upload, if it was computed
 
 
 def see_confined() -> None:
@@ -167,8 +173,9 @@ def _direct(context: Context) -> Result:
     info = _info(context)
     context.image.check_quota(info.virtual_size)
     sink = open_sink(context)
-    found = convert.convert(info, options.policy(), sink,
-                            options.inline_digest_spec(), context.conversion)
+    spec = options.inline_digest_spec(context.stores_upload)
+    found = convert.convert(info, options.policy(), sink, spec,
+                            context.conversion)
     return offered(context, info.virtual_size, found, sink)
 
 
@@ -191,7 +198,8 @@ def offered(context: Context, size: int, found: digest.Digest,
     message = _message(context, size, 'raw')
     for store_id, error in sink.failures.items():
         message += f'. Store {store_id} failed: {error}'
-    return Result(context.placeholder.path, 'raw', size, size, message)
+    return Result(context.placeholder.path, 'raw', size, size, message,
+                  found.sha256)
 
 
 def _offer(request: image_.ImportRequest, size: int, found: digest.Digest,

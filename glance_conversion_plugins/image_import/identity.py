@@ -23,13 +23,10 @@ from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.image_import import image
 
 EXPECTED = 'conversion_expected_hash'
-
-# Glance lets nobody else set what begins so, and Nova's snapshots of servers
-# do not inherit it.
-_PREFIX = 'os_glance_conversion_source_'
 
 # Of what is recorded: fast where a processor knows it, as most do.
 _ALGORITHM = 'sha256'
@@ -47,6 +44,11 @@ class Hash(NamedTuple):
 
     def __str__(self) -> str:
         return f'{self.algorithm}:{self.value}'
+
+
+def sha256(value: str | None) -> Hash | None:
+    """The hash that is recorded of an upload, if there is one."""
+    return Hash(_ALGORITHM, value) if value else None
 
 
 def expected(declaration: image.Declaration) -> Hash | None:
@@ -165,7 +167,7 @@ def properties(declaration: image.Declaration, size: int, found: Hash | None
     :param found: its hash, if it was computed
     """
     # Empty where there is none: an earlier upload may have had one.
-    return {f'{_PREFIX}format': declaration.disk_format,
-            f'{_PREFIX}container': declaration.container_format,
-            f'{_PREFIX}size': str(size),
-            f'{_PREFIX}hash': str(found or '')}
+    return {f'{records.SOURCE}format': declaration.disk_format,
+            f'{records.SOURCE}container': declaration.container_format,
+            f'{records.SOURCE}size': str(size),
+            f'{records.SOURCE}hash': str(found or '')}

@@ -90,14 +90,18 @@ def digests_are_deferred() -> bool:
     return bool(CONF.conversion.digests == 'deferred')
 
 
-def digest_spec() -> digest.DigestSpec:
-    """Which digests an image gets, now or later."""
+def digest_spec(is_upload: bool = False) -> digest.DigestSpec:
+    """Which digests an image gets, now or later.
+
+    :param is_upload: whether it is stored as it was uploaded
+    """
     return digest.DigestSpec(CONF.hashing_algorithm,
-                             CONF.conversion.legacy_checksum)
+                             CONF.conversion.legacy_checksum,
+                             is_upload and hashes_uploads())
 
 
-def inline_digest_spec() -> digest.DigestSpec:
+def inline_digest_spec(is_upload: bool = False) -> digest.DigestSpec:
     """Which of them are computed while the image is written."""
     if digests_are_deferred():
         return digest.DigestSpec(None, checksum=False)
-    return digest_spec()
+    return digest_spec(is_upload)

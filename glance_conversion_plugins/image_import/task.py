@@ -162,7 +162,8 @@ class ConvertImage(task.Task):
         if context.stores and options.digests_are_deferred():
             later = functools.partial(
                 digests.compute, self._request.image_id, context.stores,
-                options.digest_spec(), self._request.task_id)
+                options.digest_spec(context.stores_upload),
+                self._request.task_id)
         completion.Completion(self._request, result.message,
                               context.placeholder, later).start()
 
@@ -213,10 +214,14 @@ class ConvertImage(task.Task):
 
 def _done(action: decision.Action, context: execution.Context
           ) -> tuple[execution.Result, identity.Hash | None]:
-    """What becomes of an image, and the hash of its upload if wanted."""
+    """What becomes of an image, and the hash of its upload if wanted.
+
+    What is stored as it was uploaded is digested anyway, now or later.
+    """
     work = _work(context)
-    if not options.hashes_uploads():
-        return work(action, context), None
+    if context.stores_upload or not options.hashes_uploads():
+        result = work(action, context)
+        return result, identity.sha256(result.sha256)
     with identity.Hashing(context.path, context.conversion) as hashing:
         context.conversion.before_change = hashing.result
         return work(action, context), hashing.result()

@@ -218,6 +218,14 @@ def _is_pending(image: Any) -> bool:
         for location in image['locations'])
 
 
+def _is_upload(image: Any) -> bool:
+    """Whether what is stored are the bytes that were uploaded."""
+    said = {prop['name']: prop['value'] for prop in image['properties']
+            if not prop['deleted']}
+    return (said.get(f'{records.SOURCE}format') == 'raw'
+            and said.get(f'{records.SOURCE}container') == 'bare')
+
+
 def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
              progress: progress_.Progress | None = None) -> None:
     """Compute and record digests that an interrupted process still owes."""
@@ -230,5 +238,6 @@ def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
                if (store := registry.find(store_id))}
     task = records.last_task(image_id)
     compute(image_id, stores, digest.DigestSpec(
-        image['os_hash_algo'], CONF.conversion.legacy_checksum),
+        image['os_hash_algo'], CONF.conversion.legacy_checksum,
+        CONF.conversion.source_hash and _is_upload(image)),
         task['id'] if task else None, cancel, progress)

@@ -178,7 +178,8 @@ class SparseDriver:
                                      hashing_algo,
                                      [verifier] if verifier else [])
             url, metadata = self._publish(image_id, sealed.sink, context)
-        return url, sealed.size, *sealed.digest, metadata
+        return (url, sealed.size, sealed.digest.checksum,
+                sealed.digest.os_hash_value, metadata)
 
     def _store(self, image_id: str, chunks: Iterable[bytes], size: int,
                algorithm: str, verifiers: Sequence[Any]) -> adoption.Sealed:

@@ -13,6 +13,7 @@
 """Kills at any moment, and the clean-up after them."""
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -26,6 +27,8 @@ from tests.functional import half_done
 from tests.functional import support
 
 MIB = support.MIB
+
+SOURCE_HASH = 'os_glance_conversion_source_hash'
 
 
 def kill_worker(glance, image_id):
@@ -199,18 +202,22 @@ def test_dead_import_of_another_host(glance, images):
 
 def test_digests_that_a_dead_process_owes(glance, configure, images):
     configure(conversion={'digests': 'deferred'})
-    qcow2, raw = images.slow(size=1024 * MIB)
-    image_id = glance.begin(qcow2)
+    _, raw = images.slow(size=1024 * MIB)
+    image_id = glance.begin(raw, 'raw')
     support.wait_for(lambda: glance.task(image_id)['status'] == 'success')
     glance.cloud.glance.kill()
     glance.cloud.glance.start()
-    assert glance.show(image_id)['os_hash_value'] is None
+    early = glance.show(image_id)
+    assert (early['os_hash_value'], early[SOURCE_HASH]) == (None, '')
     dry = glance.manage('digests', '--dry-run')
     assert dry.stdout == f'would compute digests of image {image_id}\n'
     done = glance.manage('digests')
     assert done.returncode == 0, done.stdout + done.stderr
     image = glance.show(image_id)
     assert (image['checksum'], image['os_hash_value']) == support.digests(raw)
+    with open(raw, 'rb') as f:
+        upload = hashlib.file_digest(f, 'sha256').hexdigest()
+    assert image[SOURCE_HASH] == f'sha256:{upload}'
     assert glance.manage('digests').stdout == 'nothing to compute\n'
     glance.manage('cleanup', '--dead-after', '0')
 

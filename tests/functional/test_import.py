@@ -238,6 +238,21 @@ def test_the_upload_that_was_expected(glance, images, algorithm):
                     qcow2.read_bytes()).hexdigest()}
 
 
+@pytest.mark.parametrize('digests', ['inline', 'deferred'])
+def test_the_hash_of_an_upload_that_is_stored_as_it_is(
+        glance, configure, images, digests):
+    configure(conversion={'digests': digests})
+    _, raw = images.qcow2('as-it-is', size=100 * MIB)
+    image_id = glance.begin(raw, 'raw')
+    glance.finish(image_id)
+    image = support.wait_for(
+        lambda: (found := glance.show(image_id))['os_hash_value'] and found)
+    assert_stored(glance, image, raw)
+    assert image[f'{SOURCE}hash'] == (
+        'sha256:' + hashlib.sha256(raw.read_bytes()).hexdigest())
+    assert image[f'{SOURCE}size'] == str(raw.stat().st_size)
+
+
 def test_what_the_owner_is_told_can_be_left_out(glance, configure, images):
     configure(conversion={'source_hash': 'false'})
     image = glance.imported(images.qcow2('unhashed')[0])

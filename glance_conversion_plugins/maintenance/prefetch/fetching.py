@@ -188,8 +188,8 @@ def _verify(image: Any, stored: upload.Stored) -> None:
     if stored.size != image.size:
         raise errors.WrongSize(f'{stored.size} bytes are stored, not '
                                f'{image.size}')
-    checksum, os_hash_value = stored.digest
-    if (os_hash_value or checksum) != (image.os_hash_value
+    os_hash_value = stored.digest.os_hash_value
+    if (os_hash_value or stored.digest.checksum) != (image.os_hash_value
                                        or image.checksum):
         raise errors.DamagedImage(
             'what is stored does not have the digest of the image ('

@@ -75,10 +75,11 @@ def test_writes_the_image_and_computes_its_digests(tmp_path, disk_format,
 
 
 @pytest.mark.parametrize(('wanted', 'which'), [
-    (digest.DigestSpec(None, False), (False, False)),
-    (digest.DigestSpec(None, True), (True, False)),
-    (digest.DigestSpec('sha256', False), (False, True)),
-    (digest.DigestSpec('sha256', True), (True, True)),
+    (digest.DigestSpec(None, False), (False, False, False)),
+    (digest.DigestSpec(None, True), (True, False, False)),
+    (digest.DigestSpec('sha256', False), (False, True, False)),
+    (digest.DigestSpec('sha256', True), (True, True, False)),
+    (digest.DigestSpec('sha512', False, True), (False, True, True)),
 ])
 def test_digests_that_are_not_wanted_are_none(tmp_path, wanted, which):
     path = images.raw(tmp_path / 'disk', PATTERN)

@@ -110,6 +110,19 @@ def test_nothing_at_all():
         hashlib.md5(b'').hexdigest(), hashlib.sha512(b'').hexdigest())
 
 
+@pytest.mark.parametrize(('algorithm', 'threads'), [
+    ('sha512', 3), ('sha256', 2), ('md5', 2)])
+def test_an_algorithm_that_is_asked_for_twice_runs_once(algorithm, threads):
+    before = threading.active_count()
+    with digest.Digests(digest.DigestSpec(algorithm, sha256=True)) as digests:
+        assert threading.active_count() - before == threads
+        digests.update(memoryview(b'A'))
+        digests.zeros(5)
+        assert digests.finish() == tuple(
+            hashlib.new(name, b'A' + bytes(5)).hexdigest()
+            for name in ('md5', algorithm, 'sha256'))
+
+
 @pytest.mark.parametrize(('algorithm', 'checksum', 'expected'), [
     (None, False, (None, None)),
     (None, True, (hashlib.md5(b'A').hexdigest(), None)),
@@ -118,7 +131,7 @@ def test_nothing_at_all():
 def test_what_is_not_wanted_is_none(algorithm, checksum, expected):
     digests = digest.Digests(digest.DigestSpec(algorithm, checksum))
     digests.update(memoryview(b'A'))
-    assert digests.finish() == expected
+    assert digests.finish() == (*expected, None)
 
 
 def test_unknown_algorithm():

@@ -852,6 +852,18 @@ def test_digests_are_written_once():
     assert (found['name'], found['status']) == ('one', 'active')
 
 
+@pytest.mark.parametrize('sha256, recorded', [
+    (None, ''), ('5ha', 'sha256:5ha')])
+def test_what_was_uploaded_is_written_with_the_digests(sha256, recorded):
+    image_id = _image('one', os_hash_value=None, checksum=None, properties={
+        'os_glance_conversion_source_hash': '', 'mine': 'a'})
+    records.record_digests(image_id, 'md5', 'sha', sha256)
+    found = {prop['name']: prop['value'] for prop in
+             records.find_image(image_id)['properties'] if not prop['deleted']}
+    assert found == {'os_glance_conversion_source_hash': recorded,
+                     'mine': 'a'}
+
+
 @pytest.mark.parametrize('status', ['queued', 'deactivated', 'importing'])
 def test_digests_are_only_of_an_active_image(status):
     image_id = _image('one', os_hash_value=None, status=status)
@@ -922,6 +934,27 @@ def test_while_somebody_is_at_work_nobody_else_is(ours):
     _task(image_id, 500)
     assert list(digests.without_digests(600)) == []
     assert list(digests.without_digests(400)) == [image_id]
+
+
+@pytest.mark.parametrize('disk_format, container, is_wanted, spec', [
+    ('raw', 'bare', True, ('sha256', True, True)),
+    ('raw', 'bare', False, ('sha256', True, False)),
+    ('qcow2', 'bare', True, ('sha256', True, False)),
+    ('raw', 'compressed', True, ('sha256', True, False)),
+    (None, None, True, ('sha256', True, False))])
+def test_what_was_uploaded_is_owed_where_it_is_stored(
+        ours, override, monkeypatch, disk_format, container, is_wanted, spec):
+    override('source_hash', is_wanted, 'conversion')
+    specs = []
+    monkeypatch.setattr(digests, 'compute', lambda image_id, stores, spec,
+                        *_: specs.append(spec))
+    source = 'os_glance_conversion_source_'
+    image_id = _stored(
+        'pending', os_hash_value=None, os_hash_algo='sha256',
+        properties={f'{source}format': disk_format,
+                    f'{source}container': container} if container else {})
+    digests.catch_up(image_id)
+    assert specs == [spec]
 
 
 def test_digests_that_came_meanwhile_are_left(ours):

@@ -73,5 +73,10 @@ def test_which_digests_are_computed_when(override, digests, checksum, inline,
     override('digests', digests, 'conversion')
     override('legacy_checksum', checksum, 'conversion')
     override('hashing_algorithm', 'sha256')
-    assert options.inline_digest_spec() == inline
-    assert options.digest_spec() == all_
+    assert options.inline_digest_spec() == (*inline, False)
+    assert options.digest_spec() == (*all_, False)
+    # Of what is stored as it was uploaded, the one that tells what that was.
+    assert options.inline_digest_spec(True) == (*inline, digests == 'inline')
+    assert options.digest_spec(True) == (*all_, True)
+    override('source_hash', False, 'conversion')
+    assert options.digest_spec(True) == (*all_, False)
