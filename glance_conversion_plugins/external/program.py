@@ -39,6 +39,9 @@ _LOOK_SECONDS = 0.5
 # What a pipe holds, where that is allowed: by default it is 64 KiB, for which
 # a program that decompresses waits again and again.
 _PIECE = 1 << 20
+# Who waits for a pipe is woken by each write, of which xz does one for 8 KiB:
+# that takes a tenth of its time. After so little the next ones are let come.
+_LITTLE, _NAP_SECONDS = 64 << 10, 0.001
 # What a pipe may still hold of a program that has ended.
 _MOST_AFTER_END = 4 << 20
 _LONGEST_LINE = 4096
@@ -124,6 +127,8 @@ class Program:
                         pipes.unregister(key.fileobj)
                     elif key.fileobj is stdout:
                         yield data
+                        if len(data) < _LITTLE:
+                            time.sleep(_NAP_SECONDS)
                     else:
                         heard += len(data)
                         self._hear(data, heard)
