@@ -41,6 +41,7 @@ DRIVERS = {'qcow2': 'qcow2', 'raw': 'raw', 'vdi': 'vdi', 'vhd': 'vpc',
 
 # What else to say where an image is not what it is declared as.
 HINTS = {
+    ('raw', 'vhd'): '; the footer at its end is missing or damaged',
     ('raw', 'vmdk'): '; a file that is called NAME-flat.vmdk is a raw disk, '
                      'and is declared as raw',
     ('vhd', 'raw'): '; declare it as vhd, for what a VHD has beside its disk '

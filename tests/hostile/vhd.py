@@ -189,13 +189,13 @@ def _hostile_fixed():
     yield case('vhd-fixed-cut-inside', 'vhd',
                lambda: fixed()[:MIB] + footer(5 * MIB), DAMAGED, 'truncated')
     yield case('vhd-fixed-cut-at-its-end', 'vhd', lambda: fixed()[:-512],
-               errors.FormatMismatch, 'content is raw')
+               errors.FormatMismatch, 'footer at its end is missing')
     yield case('vhd-fixed-with-a-wrong-checksum', 'vhd',
                lambda: build.patched(fixed(), (-1, b'x')),
-               errors.FormatMismatch, 'content is raw')
+               errors.FormatMismatch, 'footer at its end is missing')
     yield case('vhd-of-changes-without-a-header', 'vhd',
                lambda: fixed(kind=4), errors.FormatMismatch,
-               'content is raw')
+               'footer at its end is missing')
 
 
 CASES = [*_valid(), *_hostile()]
