@@ -240,7 +240,15 @@ def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Pass on what is no archive again."""
     head = _beginning(chunks, archives.HEAD)
     archives.refuse(head)
+    _see_large_enough(head)
     return itertools.chain([head], chunks)
+
+
+def _see_large_enough(head: bytes) -> None:
+    if len(head) < _LEAST:
+        raise errors.DamagedImage(
+            'The image is too small: in its archive there is less than '
+            '4 KiB.')
 
 
 def _judged(chunks: Iterator[bytes], policy: detection.Policy
@@ -252,10 +260,7 @@ def _judged(chunks: Iterator[bytes], policy: detection.Policy
     head = _beginning(chunks, convert.BEGINNING)
     vmdk_text.explain(head)
     archives.refuse(head)
-    if len(head) < _LEAST:
-        raise errors.DamagedImage(
-            'The image is too small: in its archive there is less than '
-            '4 KiB.')
+    _see_large_enough(head)
     result = detection.ResultInspector(policy)
     result.update(memoryview(head))
     is_certain = len(head) < convert.BEGINNING or not result.is_undecided

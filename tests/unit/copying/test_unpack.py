@@ -331,8 +331,9 @@ def test_a_fixed_vhd_that_is_declared_as_raw(tmp_path):
 
 @pytest.mark.parametrize('size', [0, 1, 4095])
 def test_too_small_a_disk(tmp_path, size):
-    _refused(_package(tmp_path, packages.compressed('gzip', b'A' * size)),
-             errors.DamagedImage, 'less than 4 KiB')
+    package = _package(tmp_path, packages.compressed('gzip', b'A' * size))
+    _refused(package, errors.DamagedImage, 'less than 4 KiB')
+    _not_unpacked(package, errors.DamagedImage, 'less than 4 KiB')
 
 
 def test_the_smallest_disk(tmp_path):
