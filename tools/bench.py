@@ -29,6 +29,7 @@ from benchmark import cases
 from benchmark import chart
 from benchmark import contestants
 from benchmark import crowd
+from benchmark import documents
 from benchmark import first_byte
 from benchmark import latency
 from benchmark import machine
@@ -50,7 +51,7 @@ CEPH_ARGS = ('--memstore_page_set=true '
              f'--memstore_device_bytes={64 * 2 ** 30}')
 
 
-def options():
+def options(argv=None):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--runs', type=int, default=3)
@@ -82,6 +83,10 @@ def options():
                         const=','.join(stores.PARTS),
                         help='plain stores, without import plugins: of '
                         f'{", ".join(stores.PARTS)}; all if none is named')
+    parser.add_argument('--documents', nargs='?', default='',
+                        const=','.join(documents.RUNS), metavar='RUN,...',
+                        help='the runs whose tables are in the documents, of '
+                        f'{", ".join(documents.RUNS)}; all if none is named')
     parser.add_argument('--root', type=pathlib.Path, default=DEFAULT_ROOT,
                         help='folder of the cloud; must not exist')
     parser.add_argument('--base-port', type=int, default=BASE_PORT)
@@ -91,7 +96,10 @@ def options():
                         help='where Glance, Keystone, uWSGI are')
     parser.add_argument('--output', type=pathlib.Path,
                         default=DEFAULT_OUTPUT)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(argv)
+    chosen.documents = [name for name in chosen.documents.split(',') if name]
+    if not set(chosen.documents) <= documents.RUNS.keys():
+        parser.error(f'there are runs {", ".join(documents.RUNS)}')
     chosen.cases = [key for key in chosen.cases.split(',') if key]
     if not set(chosen.cases) <= cases.TITLES.keys():
         parser.error(f'there are cases {", ".join(cases.TITLES)}')
@@ -171,11 +179,19 @@ def is_right(results):
 
 
 def main():
-    """Bring a cloud up, measure, take it down."""
-    chosen = options()
+    """Measure what the command line says."""
     # So that the cloud goes down with us.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ['CEPH_ARGS'] = CEPH_ARGS
+    chosen = options()
+    runs = [options([*sys.argv[1:], *documents.arguments(name, chosen.output),
+                     '--documents='])
+            for name in chosen.documents]
+    return max([bench(each) for each in runs or [chosen]])
+
+
+def bench(chosen):
+    """Bring a cloud up, measure, take it down."""
     cloud = Cloud(chosen.root, chosen.venv)
     results = {'started': time.strftime('%Y-%m-%d %H:%M'), 'cases': {},
                'objectstore': chosen.objectstore,
