@@ -32,11 +32,14 @@ from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import inspect
 from glance_conversion_plugins.cmd import service
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import throttle
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance.prefetch import status
 from glance_conversion_plugins.maintenance import sparsify
+from glance_conversion_plugins.maintenance import stored
+from glance_conversion_plugins.maintenance import verify
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins import units
 
@@ -59,19 +62,7 @@ def _add_commands(subparsers: Any) -> None:
     parser.add_argument(
         '--dry-run', action='store_true', help='only say which images')
     parser.set_defaults(run=digests_)
-    parser = subparsers.add_parser(
-        'sparsify', help='give back the room of zeros that were stored')
-    parser.add_argument(
-        '--dry-run', action='store_true', help='only say how much that is')
-    parser.add_argument(
-        '--store', action='append', default=[], metavar='STORE',
-        help='look into this store only; may be given again')
-    parser.add_argument(
-        '--grace', type=float, default=sparsify.GRACE, metavar='SECONDS',
-        help='how long downloads that have begun may go on reading the RBD '
-             f'images that were replaced; {sparsify.GRACE} if not given')
-    parser.add_argument('image', nargs='*', help='id; all, if none is given')
-    parser.set_defaults(run=sparsify_)
+    _add_stored(subparsers)
     parser = subparsers.add_parser(
         'inspect', help='say what an import of a file would come to')
     parser.add_argument('file', help='or an address, http:// or https://, of '
@@ -92,6 +83,35 @@ def _add_commands(subparsers: Any) -> None:
                                 'and failing, and what a pass of the agent '
                                 'would do now')
     parser.set_defaults(run=cache_status)
+
+
+def _add_stored(subparsers: Any) -> None:
+    """What is done with images that are stored."""
+    parser = subparsers.add_parser(
+        'sparsify', help='give back the room of zeros that were stored')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='only say how much that is')
+    parser.add_argument(
+        '--store', action='append', default=[], metavar='STORE',
+        help='look into this store only; may be given again')
+    parser.add_argument(
+        '--grace', type=float, default=sparsify.GRACE, metavar='SECONDS',
+        help='how long downloads that have begun may go on reading the RBD '
+             f'images that were replaced; {sparsify.GRACE} if not given')
+    parser.add_argument('image', nargs='*', help='id; all, if none is given')
+    parser.set_defaults(run=sparsify_)
+    parser = subparsers.add_parser(
+        'verify', help='say whether what is stored is what was recorded')
+    parser.add_argument(
+        '--store', action='append', default=[], metavar='STORE',
+        help='look into this store only; may be given again')
+    parser.add_argument(
+        '--rate-limit', type=float, default=0, metavar='MIB',
+        help='read so many MiB per second at most')
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument('--all', action='store_true')
+    which.add_argument('image', nargs='*', default=[], help='id')
+    parser.set_defaults(run=verify_)
 
 
 def inspect_(args: Any) -> int:
@@ -148,7 +168,7 @@ def sparsify_(args: Any) -> int:
     failed = False
     if not args.dry_run:
         _put_back()
-    for found in sparsify.stored_images(args.image, args.store):
+    for found in stored.images(args.image, args.store):
         try:
             _sparsify(found, args.dry_run)
         except Exception as e:
@@ -168,15 +188,15 @@ def _put_back() -> None:
             print(f'image {image_id} has its name back')
 
 
-def _sparsify(found: sparsify.StoredImage, dry_run: bool) -> None:
-    print(f'image {found.image_id} in store {found.store_id}:', flush=True)
+def _sparsify(place: stored.StoredImage, dry_run: bool) -> None:
+    print(f'{place}:', flush=True)
     with display.Display() as shown:
-        stored, zeros = found.zeros(shown.progress)
+        size, zeros = sparsify.zeros(place, shown.progress)
     print(f'  {units.amount(zeros)} of zeros in '
-          f'{units.amount(stored)} stored', flush=True)
+          f'{units.amount(size)} stored', flush=True)
     if zeros and not dry_run:
         with display.Display() as shown:
-            found.sparsify(shown.progress)
+            sparsify.sparsify(place, shown.progress)
         print('  given back', flush=True)
 
 
@@ -197,6 +217,23 @@ def _forget_replaced(grace: float) -> bool:
                   f'remove them {units.duration(grace)} after they were '
                   'replaced')
     return not left
+
+
+def verify_(args: Any) -> int:
+    """Compare images with their records; 1: one differs, 2: not all known.
+    """
+    rate = throttle.Throttle(int(args.rate_limit * 2 ** 20))
+    missing, reports = set(args.image), []
+    with display.Display() as shown:
+        for place in stored.recorded(args.image, args.store):
+            missing.discard(place.image_id)
+            reports.append(verify.verify(place, rate, shown.progress))
+            shown.say(str(reports[-1]))
+        for image_id in sorted(missing):
+            shown.say(f'image {image_id} is in no store of this package')
+    if any(report.faults for report in reports):
+        return 1
+    return 2 if missing or any(report.doubt for report in reports) else 0
 
 
 def _carry_out(shown: display.Display, looking: str,

@@ -115,6 +115,22 @@ def strain(cluster: Any) -> set[str] | None:
     return _STRAIN & checks.keys()
 
 
+def faults(ioctx: Any, name: str) -> Iterator[str]:
+    """Why nothing could be cloned of an image, or why it may change."""
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            snapshots = [found['name'] for found in image.list_snaps()]
+            if SNAPSHOT not in snapshots:
+                yield f'it has no snapshot "{SNAPSHOT}"'
+            elif not image.is_protected_snap(SNAPSHOT):
+                yield f'its snapshot "{SNAPSHOT}" is not protected'
+            with contextlib.suppress(rbd.ImageNotFound):
+                pool, parent, snapshot = image.parent_info()
+                yield f'it is a clone of {pool}/{parent}@{snapshot}'
+    except rbd.ImageNotFound:
+        yield 'there is no such image in the pool'
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Turn what Ceph raises into our errors."""

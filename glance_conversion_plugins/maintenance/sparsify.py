@@ -15,11 +15,8 @@ Nothing of an image is given back unless its content was verified: against the
 digest that Glance has recorded, or, where there is none, against itself.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+import contextlib
 import time
-from typing import Any
-from typing import NamedTuple
 import uuid
 
 from oslo_config import cfg
@@ -32,7 +29,7 @@ from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
 from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.glance_db import records
-from glance_conversion_plugins.stores import protocols
+from glance_conversion_plugins.maintenance import stored
 from glance_conversion_plugins.stores import registry
 
 CONF = cfg.CONF
@@ -43,70 +40,41 @@ GRACE = 6 * 3600
 _SETTLING = 3
 
 
-class StoredImage(NamedTuple):
-    """An image in one of our stores."""
-
-    image_id: str
-    store_id: str
-    store: protocols.Sparsifiable
-    algorithm: str
-    os_hash_value: str | None
-
-    def zeros(self, progress: progress_.Progress) -> tuple[int, int]:
-        """(bytes stored, bytes of zeros among them)."""
-        return self.store.zeros(self.image_id, progress)
-
-    def sparsify(self, progress: progress_.Progress) -> None:
-        """Give the room of its zeros back.
-
-        :raises errors.ConversionError: if that is not possible; then nothing
-            has changed
-        """
-        source: Any = self.store.source(self.image_id)
-        try:
-            expected = self._digest(source, progress)
-        finally:
-            source.close()
-        if self.os_hash_value and expected != self.os_hash_value:
-            raise errors.DamagedImage(
-                'The stored data does not have the digest that Glance has '
-                'recorded; it stays as it is.')
-
-        def check(result: sources.Source) -> None:
-            if self._digest(result, progress) != expected:
-                raise errors.SinkFailed(
-                    'Without its zeros the image has another digest.')
-
-        self.store.sparsify(self.image_id, str(uuid.uuid4()), check, progress)
-
-    def _digest(self, source: sources.Source, progress: progress_.Progress
-                ) -> str | None:
-        progress.enter('Verifying', source.size)
-        return convert.digest_source(
-            source, digest.DigestSpec(self.algorithm, checksum=False),
-            progress=progress).os_hash_value
+def zeros(place: stored.StoredImage, progress: progress_.Progress
+          ) -> tuple[int, int]:
+    """(bytes stored of an image, bytes of zeros among them)."""
+    return place.store.zeros(place.image_id, progress)
 
 
-def stored_images(image_ids: Sequence[str], store_ids: Sequence[str]
-                  ) -> Iterator[StoredImage]:
-    """Find images in our stores.
+def sparsify(place: stored.StoredImage, progress: progress_.Progress) -> None:
+    """Give the room of an image's zeros back.
 
-    :param image_ids: of those to look at; empty: all
-    :param store_ids: of those to look into; empty: all
+    :raises errors.ConversionError: if that is not possible; then nothing has
+        changed
     """
-    for image in records.images(status='active'):
-        if image_ids and image['id'] not in image_ids:
-            continue
-        for location in image['locations']:
-            store_id = location['metadata'].get('store')
-            if store_ids and store_id not in store_ids:
-                continue
-            store = registry.find(store_id)
-            if store and registry.is_in_place(store, image['id'], location):
-                yield StoredImage(image['id'], store_id, store,
-                                image['os_hash_algo'] or
-                                CONF.hashing_algorithm,
-                                image['os_hash_value'])
+    recorded = place.image['os_hash_value']
+    with contextlib.closing(place.store.source(place.image_id)) as source:
+        expected = _digest(place, source, progress)
+    if recorded and expected != recorded:
+        raise errors.DamagedImage(
+            'The stored data does not have the digest that Glance has '
+            'recorded; it stays as it is.')
+
+    def check(result: sources.Source) -> None:
+        if _digest(place, result, progress) != expected:
+            raise errors.SinkFailed(
+                'Without its zeros the image has another digest.')
+
+    place.store.sparsify(place.image_id, str(uuid.uuid4()), check, progress)
+
+
+def _digest(place: stored.StoredImage, source: sources.Source,
+            progress: progress_.Progress) -> str | None:
+    progress.enter('Verifying', source.size)
+    algorithm = place.image['os_hash_algo'] or CONF.hashing_algorithm
+    return convert.digest_source(
+        source, digest.DigestSpec(algorithm, checksum=False),
+        progress=progress).os_hash_value
 
 
 def replaced(store_id: str, grace: float) -> list[marks.Mark]:
@@ -118,12 +86,12 @@ def replaced(store_id: str, grace: float) -> list[marks.Mark]:
 
     :param grace: seconds for which whoever reads it may go on
     """
-    store, stored = registry.find_replacing(store_id), registry.find(store_id)
-    if not store or not stored:
+    store, ours = registry.find_replacing(store_id), registry.find(store_id)
+    if not store or not ours:
         return []
     return [mark for mark in store.replaced(grace)
             if mark.deployment == deployment.identifier()
-            and (records.is_recorded(stored.location(mark.image_id)[0])
+            and (records.is_recorded(ours.location(mark.image_id)[0])
                  or _is_deleted(mark))]
 
 
@@ -158,8 +126,8 @@ def nameless(store_id: str) -> set[str]:
 
 
 def _nameless(store_id: str) -> set[str]:
-    store, stored = registry.find_replacing(store_id), registry.find(store_id)
-    if not store or not stored:
+    store, ours = registry.find_replacing(store_id), registry.find(store_id)
+    if not store or not ours:
         return set()
     return {image_id for image_id in store.nameless()
-            if records.is_recorded(stored.location(image_id)[0])}
+            if records.is_recorded(ours.location(image_id)[0])}

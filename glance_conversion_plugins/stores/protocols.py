@@ -152,5 +152,16 @@ class Replacing(Protocol):
         """
 
 
-class SparseStore(Adoptable, Recoverable, Sparsifiable, Protocol):
+class Verifiable(Protocol):
+    """A store that tells whether an image is kept as Glance's clients need.
+    """
+
+    def faults(self, image_id: str) -> Iterable[str]:
+        """What is not as the stock driver leaves it, beside the content.
+
+        :raises errors.SinkFailed: if the store does not answer
+        """
+
+
+class SparseStore(Adoptable, Recoverable, Sparsifiable, Verifiable, Protocol):
     """What each of our drivers is; some are ``Replacing`` too."""

@@ -130,6 +130,10 @@ class Store(driver.SparseDriver, compat.rbd_driver.Store):
     def source(self, image_id: str) -> rbd_source.RbdSource:
         return rbd_source.RbdSource(self._pool, image_id)
 
+    def faults(self, image_id: str) -> list[str]:
+        with self._connect() as (_, ioctx):
+            return list(rbd_pool.faults(ioctx, image_id))
+
     def is_slow(self) -> bool:
         try:
             with self._connect() as (cluster, _):

@@ -24,6 +24,7 @@ from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import deployment
 from glance_conversion_plugins.maintenance import sparsify
+from glance_conversion_plugins.maintenance import stored
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins.stores import sparsify_rbd
 from tests.simulation import ceph
@@ -85,7 +86,7 @@ def _stored(cluster, status='active', store='ceph', url=None,
 
 def _found(image_ids=(), store_ids=()):
     return [(image.image_id, image.store_id)
-            for image in sparsify.stored_images(image_ids, store_ids)]
+            for image in stored.images(image_ids, store_ids)]
 
 
 # Which images
@@ -128,14 +129,14 @@ def test_only_those_are_found_that_are_asked_for(cluster, stores):
 # Losing them
 
 def _sparsify(**options):
-    image, = sparsify.stored_images((), ())
-    image.sparsify(progress_.Progress())
+    image, = stored.images((), ())
+    sparsify.sparsify(image, progress_.Progress())
 
 
 def test_how_much_there_is_to_give_back(cluster):
     _stored(cluster)
-    image, = sparsify.stored_images((), ())
-    assert image.zeros(progress_.Progress()) == (2 * BLOCK, BLOCK)
+    image, = stored.images((), ())
+    assert sparsify.zeros(image, progress_.Progress()) == (2 * BLOCK, BLOCK)
 
 
 @pytest.mark.parametrize('algorithm', ['sha512', 'sha256'])
@@ -196,8 +197,8 @@ def test_how_far_it_is_can_be_seen(cluster):
         def enter(self, phase, total=0):
             seen.append((phase, total))
 
-    image, = sparsify.stored_images((), ())
-    image.sparsify(Progress())
+    image, = stored.images((), ())
+    sparsify.sparsify(image, Progress())
     assert seen == [('Verifying', SIZE), ('Copying', SIZE),
                     ('Verifying', SIZE)]
 
