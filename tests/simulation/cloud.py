@@ -425,6 +425,19 @@ def _died_together(cloud, name):
             or dead and name.endswith(f'.{marks.REMOVED}'))
 
 
+def _died_within_a_delete(cloud, name):
+    """Whether an import that removed what it had stored died at its name.
+
+    As an owner may: all that was called so is gone, and the stock driver does
+    it in steps. Its image is recorded, and can only be deleted.
+    """
+    image = cloud.db.images.get(name)
+    steps = {f'forget {name}', f'unlist {name}'}
+    return image and image.status == 'killed' and any(
+        step[1] == death[1] and step[2] in steps and death[2] == 'DIES'
+        for step, death in itertools.pairwise(cloud.world.log))
+
+
 def _may_be_left(cloud, pool, name):
     """A second copy, that Glance could come to record, or has forgotten.
 
@@ -437,6 +450,8 @@ def _may_be_left(cloud, pool, name):
                           or image_id in cloud.unwanted)
     if name == image_id and _is_half_an_import(cloud, image_id):
         return True
+    if _died_within_a_delete(cloud, name):
+        return not cloud.cluster.find(pool, name)
     if image_id not in cloud.unwanted:
         return False
     # An owner who died within a delete deletes once more.
