@@ -160,9 +160,30 @@ def see_beginning(source: sources.Source, policy: detection.Policy) -> None:
             return
 
 
+class _Pace:
+    """A consumer that goes by what was written, of which gaps are no part."""
+
+    def __init__(self, conversion: conversion_.Conversion,
+                 claims: Sequence[room.Claim]) -> None:
+        self._progress = conversion.progress
+        self._throttle = conversion.throttle
+        self._claims = claims
+        self._seen = 0
+
+    def update(self, view: memoryview) -> None:
+        written = self._progress.written
+        for claim in self._claims:
+            claim.reach(written)
+        self._throttle.take(written - self._seen)
+        self._seen = written
+
+    def zeros(self, length: int) -> None:
+        """Do nothing: zeros take no room and no time."""
+
+
 def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
           spec: digest.DigestSpec, conversion: conversion_.Conversion,
-          before: Sequence[pipeline.Consumer]) -> digest.Digest:
+          claims: Sequence[room.Claim]) -> digest.Digest:
     def interrupt() -> None:
         source.interrupt()
         sink.interrupt()
@@ -173,7 +194,7 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
         see_beginning(source, policy)
         with clock.run('create'):
             sink.create(source.size)
-        found = _copy(source, policy, sink, spec, conversion, before)
+        found = _copy(source, policy, sink, spec, conversion, claims)
         progress.enter('Completing the stored image')
         with clock.run('seal'):
             sink.seal()
@@ -182,12 +203,12 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
 
 def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
           spec: digest.DigestSpec, conversion: conversion_.Conversion,
-          before: Sequence[pipeline.Consumer]) -> digest.Digest:
+          claims: Sequence[room.Claim]) -> digest.Digest:
     conversion.progress.enter('Converting', source.size)
     result = detection.ResultInspector(policy)
     with digest.Digests(spec) as digests:
         pipeline.copy(source, sink,
-                      (*before, conversion.throttle, result, digests),
+                      (_Pace(conversion, claims), result, digests),
                       progress=conversion.progress, clock=conversion.clock,
                       cancel=conversion.cancel)
         result.finish()

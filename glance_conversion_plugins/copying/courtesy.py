@@ -67,7 +67,10 @@ class Lately(Generic[_T]):
         """The last answer."""
         if self._now() >= self._ask_at and self._asking.acquire(
                 blocking=False):
-            threading.Thread(target=self._ask_again, daemon=True).start()
+            try:
+                threading.Thread(target=self._ask_again, daemon=True).start()
+            except RuntimeError:    # there are too many
+                self._asking.release()
         return self._answer
 
     def _ask_again(self) -> None:

@@ -68,28 +68,20 @@ def see_free(path: str, keep_free: int) -> None:
 
 
 class Claim:
-    """A consumer of a copy: what others are told shrinks as it goes on."""
+    """What others are told, which shrinks as something is written."""
 
     def __init__(self, fd: int, needed: int, places: Sequence[Place]) -> None:
         self._fd = fd
         self._needed = needed
-        self._written = 0
         self._names = [place.name for place in places]
         self._tell_at = 0.0
 
-    def update(self, view: memoryview) -> None:
-        self.reach(self._written + len(view))
-
     def reach(self, written: int) -> None:
         """Say how many bytes were written so far."""
-        self._written = written
         if time.monotonic() >= self._tell_at:
             self._tell_at = time.monotonic() + _TELL_SECONDS
             tickets.write(self._fd, _content(
                 max(0, self._needed - written), self._names))
-
-    def zeros(self, length: int) -> None:
-        """Do nothing: zeros take no room."""
 
 
 def _content(needed: int, names: Sequence[str]) -> str:

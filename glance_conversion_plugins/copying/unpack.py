@@ -21,6 +21,7 @@ from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -53,6 +54,9 @@ _LEAST = 4096
 # How much an image grows until it is asked again whether it may.
 _STEP = 1 << 30
 
+# Images of real use shrink to a third or a quarter.
+_USUAL_EXPANSION = 4
+
 Chunks = Generator[bytes, None, None]
 
 _NO_DIGEST = digest.DigestSpec(None, checksum=False)
@@ -68,6 +72,11 @@ class Package(NamedTuple):
     @property
     def size(self) -> int:
         return os.path.getsize(self.path)
+
+    def expected(self) -> int:
+        """About how many bytes of data there are; the end alone tells."""
+        return self.size if self.container_format == 'ova' else (
+            self.size * _USUAL_EXPANSION)
 
     def chunks(self, cancel: cancel_.Cancel) -> Chunks:
         """The disk, in pieces; it is whole if none of them raises.
@@ -197,17 +206,22 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
                 allow(size)
                 asked = size + _STEP
             progress.reach(size, target.written)
+            for claim in claims:
+                claim.reach(target.written)
             before = target.written
             yield chunk
             conversion.throttle.take(target.written - before)
         allow(size)
 
-    progress.enter('Unpacking')
     try:
-        with (conversion.cancel.interrupting(interrupt),
+        # Where it goes is chosen as of what has no size yet.
+        with (conversion.room(package.expected(), functools.partial(
+                  target.room, 0)) as claims,
+              conversion.cancel.interrupting(interrupt),
               watchdog.watch(progress.position, interrupt),
               conversion.clock.run('unpack'),
               contextlib.closing(package.chunks(stopped)) as chunks):
+            progress.enter('Unpacking')
             stored = upload.upload(watched(judge(chunks)), target, 0,
                                    digest.Digests(spec))
     except BaseException:

@@ -13,7 +13,9 @@
 """The import tasks: what Glance runs, and undoes."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import functools
 import logging
 import os
@@ -94,12 +96,7 @@ class ConvertImage(task.Task):
             store_id: store.kind if store else None
             for store_id, store in stores.items()})
         if decided.action is decision.Action.KEEP:
-            # For what an owner chose, and not this deployment.
-            if decided.concerns_owner:
-                execution.see_expected(declaration, path,
-                                       conversion_.Conversion())
-                execution.see_keepable(declaration, path)
-            self._explain(decided)
+            self._keep(declaration, path, decided)
             return path
         direct = decided.action is decision.Action.DIRECT
         self._context = execution.Context(
@@ -115,6 +112,28 @@ class ConvertImage(task.Task):
         self._complete(self._context, result,
                        identity.properties(declaration, size, found))
         return result.path
+
+    def _keep(self, declaration: image_.Declaration, path: str,
+              decided: decision.Decision) -> None:
+        """Leave an image as it is, if it is what its owner means."""
+        if self._is_upload(path) and identity.expected(declaration):
+            conversion = conversion_.Conversion()
+            with self._beating(conversion):
+                execution.see_expected(declaration, path, conversion)
+        # For what an owner chose, and not this deployment.
+        if decided.concerns_owner:
+            execution.see_keepable(declaration, path)
+        self._explain(decided)
+
+    @contextlib.contextmanager
+    def _beating(self, conversion: conversion_.Conversion) -> Iterator[None]:
+        """Tell the owner how it goes, and hear that it has to end."""
+        with heartbeat.Heartbeat(self._image, conversion.progress,
+                                 conversion.cancel) as beating:
+            try:
+                yield
+            except errors.Cancelled as e:
+                raise beating.reason or e from e
 
     def _decide(self, declaration: image_.Declaration, path: str,
                 kinds: Mapping[str, str | None]) -> decision.Decision:
@@ -132,16 +151,12 @@ class ConvertImage(task.Task):
     def _convert(self, action: decision.Action, context: execution.Context
                  ) -> tuple[execution.Result, identity.Hash | None]:
         conversion = context.conversion
-        with heartbeat.Heartbeat(self._image, conversion.progress,
-                                 conversion.cancel) as beating:
-            try:
-                context.placeholder.create()
-                with slots.hold(options.slots(), options.node().locks,
-                                conversion.progress, conversion.cancel,
-                                self._image.project):
-                    result, found = _done(action, context)
-            except errors.Cancelled as e:
-                raise beating.reason or e from e
+        with self._beating(conversion):
+            context.placeholder.create()
+            with slots.hold(options.slots(), options.node().locks,
+                            conversion.progress, conversion.cancel,
+                            self._image.project):
+                result, found = _done(action, context)
         LOG.info('Image %s: %s (%s)', self._request.image_id, result.message,
                  conversion.clock)
         # Not before the heartbeat has ended: it would overwrite it.

@@ -29,6 +29,7 @@ import os
 import threading
 import time
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 
 from oslo_concurrency import lockutils
@@ -53,12 +54,17 @@ _BEAT_SECONDS = 60
 # How often they look whether the image is still there.
 _LOOK_SECONDS = 4
 
-_CORES_EACH = 2     # one for each digest
+_CORES_EACH = 2     # one for each digest that Glance records
+
+# A look at the slots costs all who look, the more the more of them wait. So
+# of one process there are no more than could have one.
+_turns = threading.Semaphore(
+    max(1, len(os.sched_getaffinity(0)) // _CORES_EACH))
 
 # How often a store is asked whether it suffers.
 _SLOW_SECONDS = 15
 
-# For how long those of one image give way, in all.
+# For how long those of one image give way, in all, from when they are owed.
 _PATIENCE_SECONDS = 600
 
 _T = TypeVar('_T')
@@ -124,11 +130,34 @@ def _limits() -> slots.Limits:
                                    cores // _CORES_EACH)))
 
 
+@contextlib.contextmanager
+def _turn(cancel: cancel_.Cancel) -> Iterator[None]:
+    """Wait until it is for this process to look for a slot."""
+    while not _turns.acquire(timeout=_LOOK_SECONDS):
+        if cancel.is_set():
+            raise errors.Cancelled('The conversion was stopped.')
+    try:
+        yield
+    finally:
+        _turns.release()
+
+
 def _in_background(work: Callable[[], _T]) -> _T:
-    """Do something on a thread that all others go before."""
-    with futures.ThreadPoolExecutor(1, 'digests',
-                                    initializer=courtesy.be_nice) as pool:
-        return pool.submit(work).result()
+    """Do something on a thread that all others go before.
+
+    A process that ends does not wait for it.
+    """
+    found: futures.Future[_T] = futures.Future()
+
+    def run() -> None:
+        try:
+            courtesy.be_nice()
+            found.set_result(work())
+        except BaseException as e:
+            found.set_exception(e)
+
+    threading.Thread(target=run, daemon=True, name='digests').start()
+    return found.result()
 
 
 def compute(image_id: str,
@@ -141,50 +170,80 @@ def compute(image_id: str,
     :param stores: the stores that hold it, by their identifiers
     :param task_id: of its import, which tells others that this goes on
     """
-    with _at_work(task_id):
-        _compute(image_id, stores, spec, cancel,
-                 progress or progress_.Progress())
+    work = _Work(image_id, spec, cancel, progress or progress_.Progress(),
+                 time.monotonic())
+    with _at_work(task_id), _turn(cancel):
+        _compute(work, stores)
 
 
-def _compute(image_id: str, stores: Mapping[str, protocols.Adoptable],
-             spec: digest.DigestSpec, cancel: cancel_.Cancel,
-             progress: progress_.Progress) -> None:
+class _Work(NamedTuple):
+    """One image whose digests are owed."""
+
+    image_id: str
+    spec: digest.DigestSpec
+    cancel: cancel_.Cancel
+    progress: progress_.Progress
+    since: float            # of the monotonic clock
+
+    def patience(self) -> float:
+        """For how many seconds they still give way."""
+        return max(0, self.since + _PATIENCE_SECONDS - time.monotonic())
+
+
+def _compute(work: _Work, stores: Mapping[str, protocols.Adoptable]) -> None:
+    """Read one store after the other, until one has the image."""
+    failure = None
     for store_id, store in stores.items():
-        if store_id not in records.recorded_stores(image_id):
-            continue
-        start = time.monotonic()
-        with _while_stored(image_id, store_id, cancel) as stop:
-            found = _in_background(functools.partial(
-                _read, image_id, store, spec, stop, progress))
-        if cancel.is_set():
-            raise errors.Cancelled('The conversion was stopped.')
-        # An image that is removed under a reader reads as zeros.
-        if found and store_id in records.recorded_stores(image_id):
-            records.record_digests(image_id, *found)
-            LOG.info('Digests of image %s computed in %.1f s', image_id,
-                     time.monotonic() - start)
-            return
-        LOG.info('Image %s is gone from store %s', image_id, store_id)
+        try:
+            if _is_done(work, store_id, store):
+                return
+        except errors.Cancelled:
+            raise
+        except errors.ConversionError as e:
+            LOG.warning('Image %s can not be read from store %s',
+                        work.image_id, store_id, exc_info=True)
+            failure = e
+    if failure:
+        raise failure
 
 
-def _read(image_id: str, store: protocols.Adoptable, spec: digest.DigestSpec,
-          stop: cancel_.Cancel, progress: progress_.Progress
+def _is_done(work: _Work, store_id: str, store: protocols.Adoptable) -> bool:
+    """Record the digests of an image, unless it is gone from a store."""
+    image_id, start = work.image_id, time.monotonic()
+    if store_id not in records.recorded_stores(image_id):
+        return False
+    with _while_stored(image_id, store_id, work.cancel) as stop:
+        found = _in_background(functools.partial(_read, work, store, stop))
+    if work.cancel.is_set():
+        raise errors.Cancelled('The conversion was stopped.')
+    # An image that is removed under a reader reads as zeros.
+    if found and store_id in records.recorded_stores(image_id):
+        records.record_digests(image_id, *found)
+        LOG.info('Digests of image %s computed in %.1f s', image_id,
+                 time.monotonic() - start)
+        return True
+    LOG.info('Image %s is gone from store %s', image_id, store_id)
+    return False
+
+
+def _read(work: _Work, store: protocols.Adoptable, stop: cancel_.Cancel
           ) -> digest.Digest | None:
     """The digests of what is stored; None if it was told to stop."""
-    folder = lockutils.get_lock_path(CONF)
+    folder, progress = lockutils.get_lock_path(CONF), work.progress
     try:
         with (slots.hold(_limits(), folder, progress, stop,
                          kind=slots.DIGESTS),
-              contextlib.closing(store.source(image_id)) as source):
+              contextlib.closing(store.source(work.image_id)) as source):
             is_slow = courtesy.Lately(
                 store.is_slow(), lambda _: store.is_slow(), _SLOW_SECONDS)
             way = courtesy.GiveWay(
-                f'Digests of image {image_id}',
+                f'Digests of image {work.image_id}',
                 lambda: any(slots.usage(folder, slots.CONVERSION))
-                or is_slow(), stop, _PATIENCE_SECONDS)
+                or is_slow(), stop, work.patience())
             progress.enter('Computing digests', source.size)
-            return convert.digest_source(source, spec, progress=progress,
-                                         cancel=stop, before=(way,))
+            return convert.digest_source(source, work.spec,
+                                         progress=progress, cancel=stop,
+                                         before=(way,))
     except errors.ConversionError:
         # What is removed may be missed before it is looked for.
         if stop.is_set():

@@ -134,6 +134,18 @@ def test_another_upload_than_was_expected(glance, images, kept):
     assert glance.leftovers() == {}
 
 
+def test_another_upload_where_all_of_us_step_aside(glance, configure,
+                                                   images):
+    configure(image_import_opts={'image_import_plugins':
+                                 "['rbd_direct_convert']"})
+    qcow2, _ = images.qcow2('unexpected')
+    image, message = glance.refused(
+        qcow2, stores=('files',), conversion_expected_hash=f'md5:{"0" * 32}')
+    assert image['status'] == 'queued'
+    assert f'md5:{"0" * 32} was expected' in message
+    assert glance.leftovers() == {}
+
+
 def test_compressed_cluster_that_does_not_decode(glance, images):
     """Only reading shows it; by then much is written."""
     qcow2, _ = images.qcow2('corrupt-cluster', '-c', pieces=200)

@@ -22,6 +22,10 @@ from glance_conversion_plugins.external import rbd_pool
 
 rbd = bindings.load('rbd')
 
+# How much of an image is asked for at once: each object is looked at, and
+# nobody hears of the first ones, nor to stop, before all of them were.
+_WINDOW = 16 << 30
+
 
 class RbdSource:
     """Reads what is allocated; the rest is known to be zeros."""
@@ -41,6 +45,13 @@ class RbdSource:
                 'The stored image could not be read.') from e
 
     def extents(self, start: int, length: int) -> Iterator[extent.Extent]:
+        end = start + length
+        for at in range(start, end, _WINDOW):
+            if self._stopped:
+                raise errors.Cancelled('Reading the stored image was stopped.')
+            yield from self._window(at, min(_WINDOW, end - at))
+
+    def _window(self, start: int, length: int) -> Iterator[extent.Extent]:
         found: list[tuple[int, int]] = []
 
         def collect(offset: int, size: int, exists: bool) -> None:

@@ -26,6 +26,8 @@ from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import room
 from glance_conversion_plugins.copying.sinks import bounded
+from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying import throttle
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import qemu_img
@@ -33,6 +35,7 @@ from glance_conversion_plugins.formats import detection
 from glance_conversion_plugins.formats import inspection
 from tests.contract import images
 from tests.contract import memory
+from tests.unit import clusters
 from tests.unit import fakes
 from tests.unit import processes
 
@@ -521,6 +524,30 @@ def test_no_more_is_claimed_than_an_image_may_hold(tmp_path, claimed,
         convert.convert(inspection.inspect(path, 'qcow2', POLICY),
                         _policy(1), memory.MemorySink({}, 'i'), BOTH, run)
     assert claimed == [(os.path.getsize(path), ['memory'])]
+
+
+def test_gaps_take_no_room_and_no_time(tmp_path, monkeypatch):
+    """They are read with what lies between them."""
+    reached, taken = [], []
+    monkeypatch.setattr(room.Claim, 'reach', lambda self, written:
+                        reached.append(written))
+    monkeypatch.setattr(throttle.Throttle, 'take', lambda self, length:
+                        taken.append(length))
+    piece = 4096
+    path = images.raw(tmp_path / 'disk', 'A')
+    with open(path, 'r+b') as f:
+        f.truncate(64 * piece)
+        for at in range(0, 64, 4):
+            os.pwrite(f.fileno(), bytes(4 * piece), at * piece)
+            os.pwrite(f.fileno(), b'x' * piece, at * piece)
+    run = conversion_.Conversion(node=conversion_.Node(str(tmp_path)))
+    convert.convert(inspection.inspect(path, 'raw', POLICY), POLICY,
+                    file_sink.FileSink(
+                        lambda size: file_sink.Datadir(str(tmp_path), 0, ''),
+                        clusters.mark('image', 'aaaa'),
+                        zero_block_size=piece), BOTH, run)
+    assert run.progress.written == 16 * piece
+    assert reached[-1] == sum(taken) == 16 * piece
 
 
 def test_whoever_is_alone_claims_nothing(tmp_path, claimed):

@@ -108,8 +108,6 @@ def test_what_was_written_is_claimed_no_more(folder, pool):
     with _claim(folder, pool, 6 * GIB) as (claim, _):
         waiter = _Waiter(folder, pool, 5 * GIB)
         assert waiter.waits()
-        claim.zeros(6 * GIB)
-        assert waiter.waits()
         # Its zeros took nothing.
         pool['images'] -= GIB
         claim.reach(5 * GIB)
@@ -117,13 +115,12 @@ def test_what_was_written_is_claimed_no_more(folder, pool):
         waiter.done.set()
 
 
-def test_data_that_passes_by_counts(folder, pool):
+def test_what_was_written_is_needed_no_more(folder, pool):
     with _claim(folder, pool, 3 << 20) as (claim, _):
-        claim.update(memoryview(bytes(1 << 20)))
-        claim.update(memoryview(bytes(1 << 20)))
+        claim.reach(2 << 20)
         content, = tickets.held(folder, room._TICKET).values()
         assert content == '00000000000001048576\nimages'
-        claim.update(memoryview(bytes(2 << 20)))
+        claim.reach(4 << 20)
         content, = tickets.held(folder, room._TICKET).values()
         assert content == '00000000000000000000\nimages'
 
@@ -216,7 +213,7 @@ def test_what_is_told_is_told_now_and_then(folder, pool, monkeypatch):
     start = time.monotonic()
     with _claim(folder, pool, GIB) as (claim, _):
         for _ in range(1000):
-            claim.update(memoryview(b'x'))
+            claim.reach(1)
     assert time.monotonic() - start < 3600
     # What it needs when it comes, and one that follows.
     assert len(written) == 2

@@ -25,6 +25,8 @@ import pytest
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import room
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins.copying import watchdog
@@ -79,6 +81,27 @@ def _store(package, sink=None, spec=BOTH, allow=lambda size: None,
     if sink is None:
         assert place == {}, 'published'
     return stored
+
+
+@pytest.mark.parametrize('kind', ['zip', 'ova'])
+def test_room_is_waited_for(tmp_path, kind):
+    """In staging as in a store, while somebody before needs it."""
+    package = _package(tmp_path, _packed(kind), kind)
+    locks = tmp_path / 'locks'
+    locks.mkdir()
+    run = conversion_.Conversion(node=conversion_.Node(str(locks)))
+    target = tmp_path / 'new'
+    thread = threading.Thread(target=unpack.unpack, args=(
+        package, str(target), run))
+    with room.claim(str(locks), 1 << 62, lambda: [
+            room.of_folder(str(tmp_path))], progress_.Progress(),
+            cancel_.Cancel()):
+        thread.start()
+        while not str(run.progress).startswith('Waiting for room'):
+            assert thread.is_alive()
+        assert not target.exists()
+    thread.join(60)
+    assert target.read_bytes() == DISK
 
 
 class _Kept(memory.MemorySink):

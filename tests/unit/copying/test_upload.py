@@ -247,7 +247,7 @@ def test_into_a_real_file(tmp_path):
 
 def test_digests_that_nobody_wants_are_none():
     stored = upload.upload([CONTENT], fakes.FakeSink(), 0, _no_digests())
-    assert stored == (len(CONTENT), (None, None))
+    assert stored == (len(CONTENT), (None, None, None))
 
 
 @pytest.mark.parametrize('size', [1, M - 1, M, M + 1, 5 * M])

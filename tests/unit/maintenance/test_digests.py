@@ -14,6 +14,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -162,6 +164,70 @@ def test_a_source_that_fails_is_no_reason_to_be_silent(recorded):
         {'ceph': _Store(fakes.FakeSource('AB', before_read=fail))})
     thread.join(60)
     assert [type(e) for e in ended] == [errors.SourceFailed]
+
+
+def test_a_store_that_can_not_be_read_is_not_the_last(recorded):
+    def fail(offset):
+        raise errors.SourceFailed('broken')
+
+    stores, told = recorded
+    stores.add('file')
+    thread, ended = _compute(
+        {'ceph': _Store(fakes.FakeSource('AB', before_read=fail)),
+         'file': _Store(fakes.FakeSource('AB'))})
+    thread.join(60)
+    assert ended == [None]
+    assert len(told) == 1
+
+
+def test_of_a_process_few_wait_for_a_slot(recorded, folder, monkeypatch):
+    """Each look at the slots costs all who look."""
+    monkeypatch.setattr(digests, '_turns', threading.Semaphore(1))
+    _, told = recorded
+    with contextlib.ExitStack() as held:
+        for _ in range(digests._limits().node):
+            held.enter_context(_slot(folder, slots.DIGESTS, 99))
+        works = [_compute({'ceph': _Store(fakes.FakeSource('AB'))})
+                 for _ in range(5)]
+        while not slots.usage(folder, slots.DIGESTS).waiting:
+            assert all(thread.is_alive() for thread, _ in works)
+        assert slots.usage(folder, slots.DIGESTS).waiting == 1
+    for thread, ended in works:
+        thread.join(60)
+        assert ended == [None]
+    assert len(told) == 5
+
+
+def test_who_waits_for_the_others_can_be_told_to_stop(recorded, monkeypatch):
+    monkeypatch.setattr(digests, '_turns', threading.Semaphore(0))
+    cancel = cancel_.Cancel()
+    thread, ended = _compute({'ceph': _Store(fakes.FakeSource('AB'))}, cancel)
+    cancel.set()
+    thread.join(60)
+    assert [type(e) for e in ended] == [errors.Cancelled]
+
+
+@pytest.mark.parametrize('waited, left', [(0, 600), (500, 100), (700, 0)])
+def test_patience_ends_some_time_after_they_are_owed(waited, left):
+    """Else each would wait anew once those before it are done."""
+    work = digests._Work('image', SPEC, cancel_.NEVER, progress_.Progress(),
+                         time.monotonic() - waited)
+    assert work.patience() == pytest.approx(left, abs=60)
+
+
+def test_a_process_does_not_stay_for_them():
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', '''
+import threading
+from glance_conversion_plugins.maintenance import digests
+begun = threading.Event()
+def work():
+    begun.set()
+    threading.Event().wait()
+threading.Thread(target=digests._in_background, args=(work,),
+                 daemon=True).start()
+begun.wait()
+'''], timeout=60, check=False)
+    assert done.returncode == 0
 
 
 def test_a_database_that_is_away_stops_nothing(recorded, monkeypatch):
