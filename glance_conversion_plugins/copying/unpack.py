@@ -23,17 +23,16 @@ from collections.abc import Iterator
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import conversion as conversion_
-from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying.sinks import scratch
+from glance_conversion_plugins.copying import unpacked
 from glance_conversion_plugins.copying import upload
 from glance_conversion_plugins.copying import watchdog
 from glance_conversion_plugins import errors
@@ -41,16 +40,10 @@ from glance_conversion_plugins.external import decompressor
 from glance_conversion_plugins.formats import archives
 from glance_conversion_plugins.formats import binary
 from glance_conversion_plugins.formats import detection
-from glance_conversion_plugins.formats import inspection
 from glance_conversion_plugins.formats import ova
-from glance_conversion_plugins.formats import vhd_footer
-from glance_conversion_plugins.formats import vmdk_text
 from glance_conversion_plugins.formats import zip_directory
-from glance_conversion_plugins import units
 
 _PIECE = 1 << 20
-# What stands for an image in staging has so much.
-_LEAST = 4096
 # How much an image grows until it is asked again whether it may.
 _STEP = 1 << 30
 
@@ -165,8 +158,8 @@ def store(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
     """
     policy = package.policy
     return _fill(
-        package, sink, spec, lambda chunks: _limited(
-            _judged(chunks, policy), policy.max_virtual_size),
+        package, sink, spec, lambda chunks: unpacked.limited(
+            unpacked.raw_disk(chunks, policy), policy.max_virtual_size),
         allow, conversion)
 
 
@@ -180,7 +173,8 @@ def unpack(package: Package, path: str, conversion: conversion_.Conversion
     most = package.policy.max_virtual_size * 5 // 4 + (64 << 20)
     _fill(package, scratch.ScratchSink(path, conversion.keep_free),
           _NO_DIGEST,
-          lambda chunks: _limited(_unpacked(chunks), most),
+          lambda chunks: unpacked.limited(
+              unpacked.whole_file(chunks), most),
           lambda size: None, conversion)
     # What is written yet is no part of the result.
     conversion.progress.reach(0, 0)
@@ -229,80 +223,3 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
         raise
     progress.reach(stored.size, target.written)
     return stored
-
-
-def _limited(chunks: Iterator[bytes], most: int) -> Iterator[bytes]:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > most:
-            raise errors.TooLarge(
-                'The image is too large: in its archive there is more than '
-                f'the {units.amount(most)} that are allowed.')
-        yield chunk
-
-
-def _beginning(chunks: Iterator[bytes], length: int) -> bytes:
-    """So much of a stream, or somewhat more."""
-    head = bytearray()
-    while len(head) < length and (chunk := next(chunks, b'')):
-        head += chunk
-    return bytes(head)
-
-
-def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Pass on what is no archive again."""
-    head = _beginning(chunks, archives.HEAD)
-    archives.refuse(head)
-    _see_large_enough(head)
-    return itertools.chain([head], chunks)
-
-
-def _see_large_enough(head: bytes) -> None:
-    if len(head) < _LEAST:
-        raise errors.DamagedImage(
-            'The image is too small: in its archive there is less than '
-            '4 KiB.')
-
-
-def _judged(chunks: Iterator[bytes], policy: detection.Policy
-            ) -> Iterator[bytes]:
-    """Pass on what is a raw disk, and see to its end that it is one.
-
-    Almost all else shows in the beginning, before anything is written.
-    """
-    head = _beginning(chunks, convert.BEGINNING)
-    vmdk_text.explain(head)
-    archives.refuse(head)
-    _see_large_enough(head)
-    result = detection.ResultInspector(policy)
-    result.update(memoryview(head))
-    is_certain = len(head) < convert.BEGINNING or not result.is_undecided
-    if is_certain:
-        _see_raw(result)
-    return _rest(head, chunks, None if is_certain else result)
-
-
-def _rest(head: bytes, chunks: Iterator[bytes],
-          result: detection.ResultInspector | None) -> Iterator[bytes]:
-    """Pass on all, and look at it for as long as it is not certain."""
-    tail = head[-vhd_footer.SECTOR:]
-    yield head
-    for chunk in chunks:
-        if result:
-            result.update(memoryview(chunk))
-            if not result.is_undecided:
-                _see_raw(result)
-                result = None
-        tail = (tail + chunk[-vhd_footer.SECTOR:])[-vhd_footer.SECTOR:]
-        yield chunk
-    if result:
-        _see_raw(result)
-    # The last sector of a fixed VHD is none of its disk.
-    if vhd_footer.is_footer(tail):
-        raise inspection.mismatch('vhd', 'raw')
-
-
-def _see_raw(result: detection.ResultInspector) -> None:
-    if (found := result.name()) != 'raw':
-        raise inspection.mismatch(found, 'raw')

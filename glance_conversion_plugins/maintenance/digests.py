@@ -18,10 +18,8 @@ them, so they give way for some time: to conversions on their node, and to
 others in a store that has more to do than it can.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from concurrent import futures
 import contextlib
 import functools
 import logging
@@ -30,7 +28,6 @@ import threading
 import time
 from typing import Any
 from typing import NamedTuple
-from typing import TypeVar
 
 from oslo_concurrency import lockutils
 from oslo_config import cfg
@@ -43,14 +40,13 @@ from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.maintenance import background
 from glance_conversion_plugins.stores import protocols
 from glance_conversion_plugins.stores import registry
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-# How often those who compute digests say that they still do.
-_BEAT_SECONDS = 60
 # How often they look whether the image is still there.
 _LOOK_SECONDS = 4
 
@@ -66,32 +62,6 @@ _SLOW_SECONDS = 15
 
 # For how long those of one image give way, in all, from when they are owed.
 _PATIENCE_SECONDS = 600
-
-_T = TypeVar('_T')
-
-
-@contextlib.contextmanager
-def _at_work(task_id: str | None) -> Iterator[None]:
-    """Keep saying that somebody works for a task, which may have ended."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while task_id:
-            try:
-                records.touch_task(task_id)
-            except Exception:
-                LOG.warning('Task %s is not kept alive', task_id,
-                            exc_info=True)
-            if done.wait(_BEAT_SECONDS):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -142,24 +112,6 @@ def _turn(cancel: cancel_.Cancel) -> Iterator[None]:
         _turns.release()
 
 
-def _in_background(work: Callable[[], _T]) -> _T:
-    """Do something on a thread that all others go before.
-
-    A process that ends does not wait for it.
-    """
-    found: futures.Future[_T] = futures.Future()
-
-    def run() -> None:
-        try:
-            courtesy.be_nice()
-            found.set_result(work())
-        except BaseException as e:
-            found.set_exception(e)
-
-    threading.Thread(target=run, daemon=True, name='digests').start()
-    return found.result()
-
-
 def compute(image_id: str,
             stores: Mapping[str, protocols.Adoptable],
             spec: digest.DigestSpec, task_id: str | None,
@@ -172,7 +124,7 @@ def compute(image_id: str,
     """
     work = _Work(image_id, spec, cancel, progress or progress_.Progress(),
                  time.monotonic())
-    with _at_work(task_id), _turn(cancel):
+    with background.at_work(task_id), _turn(cancel):
         _compute(work, stores)
 
 
@@ -213,7 +165,7 @@ def _is_done(work: _Work, store_id: str, store: protocols.Adoptable) -> bool:
     if store_id not in records.recorded_stores(image_id):
         return False
     with _while_stored(image_id, store_id, work.cancel) as stop:
-        found = _in_background(functools.partial(_read, work, store, stop))
+        found = background.run(functools.partial(_read, work, store, stop))
     if work.cancel.is_set():
         raise errors.Cancelled('The conversion was stopped.')
     # An image that is removed under a reader reads as zeros.

@@ -30,6 +30,7 @@ from glance_conversion_plugins import config
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import popularity
 from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.maintenance import background
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance.prefetch import choosing
 from glance_conversion_plugins.stores import registry
@@ -804,8 +805,8 @@ def test_a_task_that_is_touched_is_young_and_the_same():
 def test_who_computes_digests_keeps_saying_so(monkeypatch):
     said = queue.Queue()
     monkeypatch.setattr(records, 'touch_task', said.put)
-    monkeypatch.setattr(digests, '_BEAT_SECONDS', 0.01)
-    with digests._at_work('task'):
+    monkeypatch.setattr(background, '_BEAT_SECONDS', 0.01)
+    with background.at_work('task'):
         assert [said.get(timeout=10) for _ in range(3)] == ['task'] * 3
 
 
@@ -817,8 +818,8 @@ def test_a_database_that_is_away_does_not_stop_who_computes(monkeypatch):
         raise OSError('away')
 
     monkeypatch.setattr(records, 'touch_task', fail)
-    monkeypatch.setattr(digests, '_BEAT_SECONDS', 0.01)
-    with digests._at_work('task'):
+    monkeypatch.setattr(background, '_BEAT_SECONDS', 0.01)
+    with background.at_work('task'):
         assert [tried.get(timeout=10) for _ in range(2)] == ['task'] * 2
 
 

@@ -218,12 +218,12 @@ def test_patience_ends_some_time_after_they_are_owed(waited, left):
 def test_a_process_does_not_stay_for_them():
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', '''
 import threading
-from glance_conversion_plugins.maintenance import digests
+from glance_conversion_plugins.maintenance import background
 begun = threading.Event()
 def work():
     begun.set()
     threading.Event().wait()
-threading.Thread(target=digests._in_background, args=(work,),
+threading.Thread(target=background.run, args=(work,),
                  daemon=True).start()
 begun.wait()
 '''], timeout=60, check=False)
