@@ -66,6 +66,25 @@ class Package(NamedTuple):
     def size(self) -> int:
         return os.path.getsize(self.path)
 
+    @property
+    def seconds(self) -> int:
+        """How much of a processor's time it may take.
+
+        A second for each 2 MiB of the file, and for each 64 MiB of the
+        largest disk that is allowed: zeros take next to nothing of a file.
+        """
+        return (60 + self.size // (2 << 20)
+                + self.policy.max_virtual_size // (64 << 20))
+
+    def see_alone(self, cancel: cancel_.Cancel) -> None:
+        """See that nothing else is in it.
+
+        :raises errors.DamagedImage: if there is
+        """
+        if self.container_format == 'compressed':
+            decompressor.see_alone(self.path, _compression(self.path),
+                                   self.seconds, cancel)
+
     def expected(self) -> int:
         """About how many bytes of data there are; the end alone tells."""
         return self.size if self.container_format == 'ova' else (
@@ -106,11 +125,7 @@ def _decompressed(package: Package, cancel: cancel_.Cancel) -> Chunks:
     path, size = package.path, 0
     kind = _compression(path)
     wanted = zip_directory.member_size(path) if kind == 'zip' else None
-    # A second for each 2 MiB of the file, and for each 64 MiB of the largest
-    # disk that is allowed: zeros take next to nothing of a file.
-    seconds = (60 + package.size // (2 << 20)
-               + package.policy.max_virtual_size // (64 << 20))
-    for piece in decompressor.decompress(path, kind, seconds, cancel):
+    for piece in decompressor.decompress(path, kind, package.seconds, cancel):
         size += len(piece)
         yield piece
     if wanted not in (None, size):
@@ -208,6 +223,8 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
         allow(size)
 
     try:
+        progress.enter('Checking the upload')
+        package.see_alone(conversion.cancel)
         # Where it goes is chosen as of what has no size yet.
         with (conversion.room(package.expected(), functools.partial(
                   target.room, 0)) as claims,

@@ -57,6 +57,20 @@ _NO_MEMORY = ('too much memory', 'emory usage limit',
               'memory exhausted', "couldn't allocate")
 
 
+def see_alone(path: str, kind: str, seconds: int,
+              cancel: cancel_.Cancel = cancel_.NEVER) -> None:
+    """See that a file holds nothing that its decompressor takes for another.
+
+    That says nothing until it is done, and on a slow disk it takes a while.
+
+    :param seconds: how long it may take
+    :raises errors.DamagedImage: if it does
+    """
+    if kind in _LISTS:
+        for _ in _run(_LISTS[kind], path, kind, seconds, cancel, seconds):
+            pass
+
+
 def decompress(path: str, kind: str, cpu_seconds: int,
                cancel: cancel_.Cancel = cancel_.NEVER) -> Iterator[bytes]:
     """What a file holds, in pieces; it is whole if none of them raises.
@@ -65,18 +79,17 @@ def decompress(path: str, kind: str, cpu_seconds: int,
     :param cpu_seconds: how much of a processor's time that may take
     :raises errors.DamagedImage: if the file is truncated or corrupt
     """
-    if kind in _LISTS:
-        for _ in _run(_LISTS[kind], path, kind, cpu_seconds, cancel):
-            pass
     yield from _run(PROGRAMS[kind], path, kind, cpu_seconds, cancel)
 
 
 def _run(argv: Sequence[str], path: str, kind: str, cpu_seconds: int,
-         cancel: cancel_.Cancel) -> Iterator[bytes]:
+         cancel: cancel_.Cancel, seconds: float | None = None
+         ) -> Iterator[bytes]:
     try:
         with program.run([*argv, path, *_AFTER_PATH.get(kind, ())],
                          sandbox.Limits(cpu_seconds), most=_MOST_SAID,
-                         cancel=cancel, readable=[path]) as running:
+                         cancel=cancel, seconds=seconds,
+                         readable=[path]) as running:
             yield from running.pieces()
     except program.Overflow as e:
         LOG.warning('%s said far too much', kind)

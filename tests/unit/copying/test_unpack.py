@@ -83,6 +83,18 @@ def _store(package, sink=None, spec=BOTH, allow=lambda size: None,
     return stored
 
 
+def test_what_is_looked_for_in_silence_takes_no_patience(tmp_path,
+                                                         monkeypatch):
+    """Of a zstd all blocks are looked at before anything is said."""
+    watched, watch = [], watchdog.watch
+    monkeypatch.setattr(watchdog, 'watch', lambda *args: (
+        watched.append(True), watch(*args))[1])
+    monkeypatch.setattr(decompressor, 'see_alone', lambda *args: (
+        watched.append(False)))
+    assert _content(_package(tmp_path, _packed('zstd'))) == DISK
+    assert watched == [False, True]
+
+
 @pytest.mark.parametrize('kind', ['zip', 'ova'])
 def test_room_is_waited_for(tmp_path, kind):
     """In staging as in a store, while somebody before needs it."""
