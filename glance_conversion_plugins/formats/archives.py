@@ -62,6 +62,8 @@ _VMX = re.compile(rb'(?:#!/\S+\s+)?(?:\.encoding\s*=[^\n]*\s+)?'
 HEAD = 4096
 # The last bytes of a sector that a machine boots from.
 _BOOTABLE = 510, b'\x55\xaa'
+# What it says first of each of its partitions.
+_STATES = slice(446, 510, 16)
 
 REFUSED = {
     'compressed': 'it is compressed by {}; import it with the container '
@@ -114,9 +116,14 @@ def refuse(head: bytes) -> None:
 
 
 def _is_bootable(head: bytes) -> bool:
-    """Say whether it is a boot sector, which begins with any instruction."""
+    """Say whether it is a boot sector, which begins with any instruction.
+
+    One of 65,536 archives has its signature. What is no file system, which
+    begins with a jump, has a table of partitions: each is active or not.
+    """
     at, signature = _BOOTABLE
-    return head[at:at + len(signature)] == signature
+    return (head[at:at + len(signature)] == signature
+            and set(head[_STATES]) <= {0, 0x80})
 
 
 def _why(head: bytes) -> str | None:

@@ -126,6 +126,15 @@ def test_what_is_a_disk_is_not(name):
         DISKS[name][510:512] == b'\x55\xaa')
 
 
+def test_an_archive_that_has_the_signature_of_a_boot_sector_is_none():
+    """As one of 65,536 has."""
+    found = build.patched(packages.compressed('xz', NOISE),
+                          (510, b'\x55\xaa'))
+    with pytest.raises(errors.FormatMismatch, match='compressed by xz'):
+        archives.refuse(found[:archives.HEAD])
+    assert archives.container(found) == 'compressed'
+
+
 @pytest.mark.parametrize('make, container', [
     (lambda: packages.compressed('xz', NOISE), 'compressed'),
     (lambda: packages.ova(NOISE), 'ova'),
