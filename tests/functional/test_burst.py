@@ -81,8 +81,8 @@ def test_digests_wait_until_no_image_is_converted(glance, configure, images):
 
 
 def test_each_conversion_keeps_its_rate(glance, configure, images):
-    """300 MB at 50 MB in a second take six, and data is what counts."""
-    configure(conversion={'rate_limit': '50MB'})
+    """260 MB at 30 MB in a second take eight, and data is what counts."""
+    configure(conversion={'rate_limit': '30MB'})
     qcow2, raw = images.full()
     image_id = glance.begin(qcow2)
     shares = set()
