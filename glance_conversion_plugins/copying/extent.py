@@ -43,6 +43,11 @@ class Extent(NamedTuple):
         return self.start + self.length
 
 
+def zeros(length: int) -> bytes:
+    """So many zeros, mostly those that all have; at most 1 MiB."""
+    return _ZERO_BYTES[:length]
+
+
 def is_zero(view: memoryview) -> bool:
     """Say whether a view of at most 1 MiB holds nothing but zeros.
 

@@ -16,12 +16,29 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import errno
 import os
+import threading
 
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import staged
 
 _SHORTER = 'The data of the image became shorter while it was read.'
+
+
+# So much memory comes anew from the system each time, which takes longer than
+# to read zeros into it, of which nothing is kept. Whether there are any is
+# likely to show at once.
+_LEAST, _BUFFER, _SAMPLE = 128 << 10, 1 << 20, 512
+_own = threading.local()
+
+
+def _buffer() -> memoryview:
+    """Memory of the thread that asks."""
+    try:
+        found: memoryview = _own.buffer
+    except AttributeError:
+        found = _own.buffer = memoryview(bytearray(_BUFFER))
+    return found
 
 
 class FileSource:
@@ -63,6 +80,14 @@ class FileSource:
         return self.size
 
     def read(self, offset: int, length: int) -> bytes:
+        if not _LEAST <= length <= _BUFFER or self._read(
+                offset, _SAMPLE).strip(b'\0'):
+            return self._read_all(offset, length)
+        view = _buffer()[:length]
+        self.scatter([view], offset)
+        return extent.zeros(length) if extent.is_zero(view) else bytes(view)
+
+    def _read_all(self, offset: int, length: int) -> bytes:
         found = b''
         # The kernel may give less, of a remote file or one of over 2 GiB.
         while len(found) < length:
@@ -91,7 +116,7 @@ class FileSource:
         for view in views:
             had = max(count, 0)
             if had < len(view):     # the kernel may give less
-                view[had:] = self.read(offset + had, len(view) - had)
+                view[had:] = self._read_all(offset + had, len(view) - had)
             count, offset = count - len(view), offset + len(view)
 
     def interrupt(self) -> None:

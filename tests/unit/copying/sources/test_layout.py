@@ -99,6 +99,22 @@ def test_nor_is_it_asked_again_for_what_it_gave(path, monkeypatch):
     source.close()
 
 
+@pytest.mark.parametrize('length', [
+    1 << 17, (1 << 17) - 1, 1 << 20, (1 << 20) + 1])
+@pytest.mark.parametrize('at', [None, 0, 511, 512, -1])
+def test_what_may_be_zeros_is_what_is_in_the_file(tmp_path, length, at):
+    """Also where that comes after much that is, and on the same thread."""
+    content = bytearray(length)
+    if at is not None:
+        content[at] = 1
+    (tmp_path / 'disk').write_bytes(b'x' * length + content)
+    source = file_source.FileSource(str(tmp_path / 'disk'))
+    first = source.read(length, length)
+    assert source.read(0, length) == b'x' * length
+    assert source.read(length, length) == first == content
+    source.close()
+
+
 def test_a_file_that_has_become_shorter(path):
     layout = layout_.Layout()
     layout.add(20, SIZE - 10)
