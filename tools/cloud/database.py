@@ -17,6 +17,7 @@ has written meanwhile; Glance does not try again, and loses a task for it.
 """
 
 import getpass
+import shutil
 
 from cloud import processes
 
@@ -73,11 +74,19 @@ class Database:
     def stop(self):
         self.daemon.stop()
 
-    def _create(self):
+    def _install(self):
         processes.run(
             'mariadb-install-db', '--no-defaults', f'--datadir={self._dir}',
             f'--user={getpass.getuser()}', '--skip-test-db',
             '--auth-root-authentication-method=normal')
+
+    def _create(self):
+        try:
+            self._install()
+        except processes.CommandError:
+            # Of several that begin at once one fails at times.
+            shutil.rmtree(self._dir, ignore_errors=True)
+            self._install()
         account = f"{NAME}@localhost IDENTIFIED BY '{self._settings.password}'"
         (self._dir / 'init.sql').write_text(
             f'CREATE DATABASE IF NOT EXISTS {NAME} CHARACTER SET utf8;\n'
