@@ -20,9 +20,10 @@ from tests.functional import test_crash
 MIB = support.MIB
 
 
-def converting(glance, images, store='ceph', **kwargs):
-    """Begin an import that takes long; returns the image's id."""
-    image_id = glance.begin(images.slow(**kwargs)[0], stores=[store])
+def converting(glance, images, store='ceph'):
+    """Begin an import that takes half a minute; returns the image's id."""
+    path, _ = images.slow('slower', size=16 * 1024 * MIB)
+    image_id = glance.begin(path, stores=[store])
     support.wait_for(lambda: 'Converting: ' in glance.message(image_id))
     return image_id
 
@@ -59,8 +60,7 @@ def test_a_glance_that_is_stopped_gives_imports_back(glance, images, store):
 
 def test_so_it_does_with_those_that_wait(glance, configure, images):
     configure(conversion={'max_concurrent': 1})
-    # Longer than it takes until the second one says that it waits.
-    first = converting(glance, images, name='slower', size=32 * 1024 * MIB)
+    first = converting(glance, images)
     second = glance.begin(images.slow()[0])
     glance.expect_message(second, 'Waiting for a free conversion slot')
     stopped(glance)
