@@ -91,9 +91,7 @@ def _add_stored(subparsers: Any) -> None:
         'sparsify', help='give back the room of zeros that were stored')
     parser.add_argument(
         '--dry-run', action='store_true', help='only say how much that is')
-    parser.add_argument(
-        '--store', action='append', default=[], metavar='STORE',
-        help='look into this store only; may be given again')
+    _add_store(parser)
     parser.add_argument(
         '--grace', type=float, default=sparsify.GRACE, metavar='SECONDS',
         help='how long downloads that have begun may go on reading the RBD '
@@ -102,9 +100,7 @@ def _add_stored(subparsers: Any) -> None:
     parser.set_defaults(run=sparsify_)
     parser = subparsers.add_parser(
         'verify', help='say whether what is stored is what was recorded')
-    parser.add_argument(
-        '--store', action='append', default=[], metavar='STORE',
-        help='look into this store only; may be given again')
+    _add_store(parser)
     parser.add_argument(
         '--rate-limit', type=float, default=0, metavar='MIB',
         help='read so many MiB per second at most')
@@ -112,6 +108,12 @@ def _add_stored(subparsers: Any) -> None:
     which.add_argument('--all', action='store_true')
     which.add_argument('image', nargs='*', default=[], help='id')
     parser.set_defaults(run=verify_)
+
+
+def _add_store(parser: Any) -> None:
+    parser.add_argument(
+        '--store', action='append', default=[], metavar='STORE',
+        help='look into this store only; may be given again')
 
 
 def inspect_(args: Any) -> int:

@@ -32,6 +32,24 @@ class Node(NamedTuple):
     rate: int = 0           # bytes per second of each conversion; 0: no limit
 
 
+class Pace:
+    """What goes by the data that was written, of which zeros are no part."""
+
+    def __init__(self, limit: throttle.Throttle,
+                 claims: Sequence[room_.Claim]) -> None:
+        self._limit = limit
+        self._claims = claims
+        self._written = 0
+
+    def reach(self, written: int) -> None:
+        """Say how many bytes were written so far; waits until they are due.
+        """
+        for claim in self._claims:
+            claim.reach(written)
+        self._limit.take(written - self._written)
+        self._written = written
+
+
 class Conversion:
     """One conversion under way: how far it is, what it took, when to stop.
 

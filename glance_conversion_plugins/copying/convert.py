@@ -160,22 +160,17 @@ def see_beginning(source: sources.Source, policy: detection.Policy) -> None:
             return
 
 
-class _Pace:
-    """A consumer that goes by what was written, of which gaps are no part."""
+class _Paced:
+    """A consumer that holds a copy to the pace of what it writes."""
 
     def __init__(self, conversion: conversion_.Conversion,
                  claims: Sequence[room.Claim]) -> None:
         self._progress = conversion.progress
-        self._throttle = conversion.throttle
-        self._claims = claims
-        self._seen = 0
+        self._pace = conversion_.Pace(conversion.throttle, claims)
 
     def update(self, view: memoryview) -> None:
-        written = self._progress.written
-        for claim in self._claims:
-            claim.reach(written)
-        self._throttle.take(written - self._seen)
-        self._seen = written
+        # Not by the view, in which there are gaps.
+        self._pace.reach(self._progress.written)
 
     def zeros(self, length: int) -> None:
         """Do nothing: zeros take no room and no time."""
@@ -208,7 +203,7 @@ def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
     result = detection.ResultInspector(policy)
     with digest.Digests(spec) as digests:
         pipeline.copy(source, sink,
-                      (_Pace(conversion, claims), result, digests),
+                      (_Paced(conversion, claims), result, digests),
                       progress=conversion.progress, clock=conversion.clock,
                       cancel=conversion.cancel)
         result.finish()

@@ -209,17 +209,15 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
 
     def watched(chunks: Iterable[bytes]) -> Iterator[bytes]:
         size, asked = 0, _STEP
+        pace = conversion_.Pace(conversion.throttle, claims)
         for chunk in chunks:
             size += len(chunk)
             if size >= asked:
                 allow(size)
                 asked = size + _STEP
             progress.reach(size, target.written)
-            for claim in claims:
-                claim.reach(target.written)
-            before = target.written
             yield chunk
-            conversion.throttle.take(target.written - before)
+            pace.reach(target.written)
         allow(size)
 
     try:

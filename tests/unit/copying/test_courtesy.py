@@ -176,6 +176,18 @@ def test_where_there_is_no_answer_the_former_holds(clock, caplog):
     _wait_for(lambda: len(asked) > 1)
 
 
+def test_where_no_thread_can_begin_the_former_holds(clock, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    lately = courtesy.Lately(7, lambda former: former + 1, 0, clock.now)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, 'start', refuse)
+        assert lately() == 7
+    # It is asked again when one can.
+    _wait_for(lambda: lately() > 7)
+
+
 def test_patience_is_that_of_the_clock(clock):
     """To look may take its time as well."""
     def is_urgent():
