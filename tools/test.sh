@@ -72,7 +72,8 @@ else
     printf '== tests with a cloud\n'
     # Two clouds: a test often waits for one of many services.
     note 'tests with a cloud' run_tests with-cloud tests/functional \
-        --numprocesses 2 --dist loadfile --no-loadscope-reorder
+        --numprocesses 2 --max-worker-restart 0 \
+        --dist loadfile --no-loadscope-reorder --durations 40
     note 'tests without a cloud' wait $!
     printf '\n== tests without a cloud\n'
     cat "$logs/without-cloud"
