@@ -146,12 +146,13 @@ go before them.
 ]
 
 SPARSE_STORE_OPTS: list[cfg.Opt] = [
-    cfg.IntOpt('zero_block_size', default=64 * 1024, min=4096,
+    cfg.IntOpt('zero_block_size', default=32 * 1024, min=4096,
                max=1024 * 1024, help="""
-Grain in bytes at which zeros are found and left out, from 4096 to 1048576.
+How many bytes of zeros between data are left out, from 4096 to 1048576.
 
-Smaller blocks save space in the store where data is scattered, and cost CPU
-time and more, smaller writes.
+They are told apart in blocks of 4 KiB, wherever they lie. Fewer save space in
+the store where data is scattered, and cost more, smaller writes. Zeros that
+the image itself does not hold are always left out.
 """),
     cfg.DictOpt('data_pools', default={}, help="""
 Pools for the data of images in ``sparse_rbd`` stores, as in

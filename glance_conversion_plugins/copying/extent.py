@@ -22,6 +22,9 @@ from typing import NamedTuple
 _ZERO_BYTES = bytes(1024 * 1024)
 ZEROS = memoryview(_ZERO_BYTES)
 
+# In bytes: of the blocks of file systems, and of what stores allocate.
+GRAIN = 4096
+
 
 class Kind(enum.Enum):
     """What is known of an extent before it is read."""
@@ -104,24 +107,68 @@ def split(extent: Extent, block: int) -> Iterator[Extent]:
         start = stop
 
 
-def data_runs(view: memoryview, offset: int, block: int
+def data_runs(view: memoryview, offset: int, gap: int
               ) -> Iterator[tuple[int, int]]:
     """Find what must be written of ``view``, which lies at ``offset``.
 
-    :param block: grain of the search in bytes, at most 1 MiB; blocks are
-        aligned in the image, not in the view
+    Zeros are told apart in blocks of 4 KiB, aligned in the image. Between
+    data they are left out where that saves more than one more write costs.
+
+    :param gap: how many bytes of zeros that takes, from 4 KiB to 1 MiB
     :returns: (start, stop) pairs, relative to the view, outside of which the
         view holds only zeros
     """
-    run: int | None = None
-    blocks = split(Extent(offset, len(view), Kind.DATA), block)
-    for start, length, _ in blocks:
-        start -= offset
-        if is_zero(view[start:start + length]):
-            if run is not None:
-                yield run, start
-                run = None
-        elif run is None:
-            run = start
-    if run is not None:
-        yield run, len(view)
+    blocks = _Blocks(view, offset, max(GRAIN, gap // 2 // GRAIN * GRAIN))
+    at = blocks.skip(0)
+    while at < len(view):
+        stop, following = blocks.zeros_after(at, gap)
+        yield at, stop
+        at = following
+
+
+class _Blocks(NamedTuple):
+    """A view of an image in aligned blocks, small ones and some larger ones.
+
+    Where data is dense, few have to be looked at: of zeros as long as two
+    large blocks one is a whole one.
+    """
+
+    view: memoryview
+    offset: int
+    large: int
+
+    def _next(self, at: int, block: int) -> int:
+        """Where the next block begins, or the view ends."""
+        begin = self.offset + at
+        return min(len(self.view), at + block - begin % block)
+
+    def skip(self, at: int) -> int:
+        """Where the zeros end that begin here, if they do."""
+        for block in (self.large, GRAIN):
+            while at < len(self.view) and is_zero(
+                    self.view[at:(stop := self._next(at, block))]):
+                at = stop
+        return at
+
+    def _back(self, at: int) -> int:
+        """Where the zeros begin that end here; there is data before."""
+        while True:
+            start = max(0, at - ((self.offset + at) % GRAIN or GRAIN))
+            if not is_zero(self.view[start:at]):
+                return at
+            at = start
+
+    def zeros_after(self, at: int, least: int) -> tuple[int, int]:
+        """The next zeros of so many bytes, or those at the end of the view.
+
+        :param at: where there is data
+        """
+        length = len(self.view)
+        while (at := self._next(at, self.large)) < length:
+            stop = self._next(at, self.large)
+            if is_zero(self.view[at:stop]):
+                start, stop = self._back(at), self.skip(stop)
+                if stop - start >= least or stop == length:
+                    return start, stop
+                at = stop
+        return self._back(length), length

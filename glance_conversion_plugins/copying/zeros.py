@@ -31,11 +31,11 @@ _PUNCH_HOLE = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def stored_zeros(source: download.Readable, block: int,
+def stored_zeros(source: download.Readable, gap: int,
                  progress: progress_.Progress) -> Iterator[extent.Extent]:
     """Find what is stored and holds nothing but zeros.
 
-    :param block: grain of the search in bytes, at most 1 MiB
+    :param gap: how many bytes of zeros between data count, up to 1 MiB
     """
     progress.enter('Looking for zeros', source.size)
     at = 0
@@ -43,24 +43,24 @@ def stored_zeros(source: download.Readable, block: int,
         progress.advance(run.start - at)
         for part in extent.split(run, _CHUNK):
             view = memoryview(source.read(part.start, part.length))
-            yield from _zeros(view, part.start, block)
+            yield from _zeros(view, part.start, gap)
             progress.advance(part.length)
         at = run.end
     progress.advance(source.size - at)
 
 
-def _zeros(view: memoryview, offset: int, block: int
+def _zeros(view: memoryview, offset: int, gap: int
            ) -> Iterator[extent.Extent]:
     """What extent.data_runs() leaves out of a view."""
     at = 0
-    for start, stop in (*extent.data_runs(view, offset, block),
+    for start, stop in (*extent.data_runs(view, offset, gap),
                         (len(view), len(view))):
         if start > at:
             yield extent.Extent(offset + at, start - at, extent.Kind.ZERO)
         at = stop
 
 
-def punch(path: str, source: download.Readable, block: int,
+def punch(path: str, source: download.Readable, gap: int,
           progress: progress_.Progress) -> None:
     """Turn the zeros of a file into holes, in place.
 
@@ -73,7 +73,7 @@ def punch(path: str, source: download.Readable, block: int,
     with os_errors.translated(os.path.dirname(path)):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            for run in stored_zeros(source, block, progress):
+            for run in stored_zeros(source, gap, progress):
                 _punch(fd, run)
                 progress.wrote(run.length)
             os.fsync(fd)

@@ -116,7 +116,7 @@ def test_defaults(load):
     assert conf.conversion.max_expansion == 200
     assert conf.conversion.qcow2_compression == 'none'
     assert conf.conversion.max_concurrent == 2
-    assert conf.sparse_store.zero_block_size == 64 * 1024
+    assert conf.sparse_store.zero_block_size == 32 * 1024
     assert conf.sparse_store.data_pools == {}
     assert conf.sparse_store.mount_marker == ''
     assert conf.cache_prefetch.interval == 300

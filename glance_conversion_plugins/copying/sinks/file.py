@@ -45,7 +45,7 @@ class FileSink:
 
         :param choose: finds a folder for so many bytes
         :param mark: whose image it is
-        :param zero_block_size: grain at which zeros are left out, in bytes
+        :param zero_block_size: of zeros that are left out, in bytes
         """
         self._choose = choose
         self._mark = mark

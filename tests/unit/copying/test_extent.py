@@ -172,18 +172,22 @@ def test_zeros_are_zeros_and_can_not_be_changed():
         extent.ZEROS[0] = 1
 
 
-def _naive_runs(data, offset, block):
-    """Byte by byte: mark each block of the image that holds a byte."""
-    full = {(offset + n) // block for n, byte in enumerate(data) if byte}
+def _naive_runs(data, offset, gap):
+    """Byte by byte: what is data, then which gaps are left out of it."""
+    grain = extent.GRAIN
+    full = {(offset + n) // grain for n, byte in enumerate(data) if byte}
     runs = []
     for number in range(len(data)):
-        if (offset + number) // block not in full:
+        if (offset + number) // grain not in full:
             continue
-        if runs and runs[-1][1] == number:
+        if runs and number - runs[-1][1] < gap:
             runs[-1][1] = number + 1
         else:
             runs.append([number, number + 1])
     return [tuple(r) for r in runs]
+
+
+KIB = 1024
 
 
 @pytest.mark.parametrize(('data', 'offset', 'expected'), [
@@ -192,29 +196,38 @@ def _naive_runs(data, offset, block):
     (bytes(100), 0, []),
     (b'A' * 100, 0, [(0, 100)]),
     # Blocks are aligned in the image: the first of the view is short.
-    (b'A' + bytes(19), 7, [(0, 1)]),
-    (b'\0A' + bytes(18), 7, [(1, 9)]),
-    (bytes(10) + b'A' + bytes(9), 0, [(8, 16)]),
-    (bytes(19) + b'A', 0, [(16, 20)]),
+    (b'A' + bytes(8 * KIB), 4095, [(0, 1)]),
+    (b'\0A' + bytes(8 * KIB), 4095, [(1, 4097)]),
+    # Zeros at an end of a view are left out, however few.
+    (bytes(4 * KIB) + b'A' + bytes(8 * KIB), 0, [(4 * KIB, 8 * KIB)]),
+    # Of those between data it depends, wherever they begin.
+    (b'A' + bytes(32 * KIB - 1) + b'A', 0, [(0, 32 * KIB + 1)]),
+    (b'A' + bytes(36 * KIB - 1) + b'A', 0,
+     [(0, 4 * KIB), (36 * KIB, 36 * KIB + 1)]),
+    (b'A' + bytes(60 * KIB - 1) + b'A', 0,
+     [(0, 4 * KIB), (60 * KIB, 60 * KIB + 1)]),
 ])
 def test_data_runs(data, offset, expected):
-    assert list(extent.data_runs(memoryview(data), offset, 8)) == expected
+    assert list(extent.data_runs(memoryview(data), offset, 32 * KIB)) == (
+        expected)
+    assert _naive_runs(data, offset, 32 * KIB) == expected
 
 
-@pytest.mark.parametrize('seed', range(60))
-def test_data_runs_of_anything(seed):
+@pytest.mark.parametrize('gap', [4 * KIB, 5000, 8 * KIB, 20 * KIB, 32 * KIB,
+                                 100_000])
+@pytest.mark.parametrize('seed', range(12))
+def test_data_runs_of_anything(seed, gap):
     rng = random.Random(seed)  # noqa: S311
-    block = rng.choice([1, 2, 3, 8, 64, 4096])
-    offset = rng.randrange(5 * block)
-    data = bytearray(rng.randrange(20 * block) % 30_000)
-    for _ in range(rng.randrange(6)):
+    offset = rng.randrange(5 * gap)
+    data = bytearray(rng.randrange(20 * gap) % 400_000)
+    for _ in range(rng.randrange(12)):
         if data:
             at = rng.randrange(len(data))
-            length = min(rng.randint(1, 9), len(data) - at)
+            length = min(rng.choice([1, 5000, gap]), len(data) - at)
             data[at:at + length] = b'x' * length
     view = memoryview(bytes(data))
-    runs = list(extent.data_runs(view, offset, block))
-    assert runs == _naive_runs(bytes(data), offset, block)
+    runs = list(extent.data_runs(view, offset, gap))
+    assert runs == _naive_runs(bytes(data), offset, gap)
     # What lies outside of the runs is zeros, whatever the model says.
     rest = bytearray(data)
     for start, stop in runs:

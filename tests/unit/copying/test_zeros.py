@@ -83,17 +83,21 @@ def _data(path):
                 if part.kind is extent.Kind.DATA]
 
 
-def _expected(path, block):
-    """Byte by byte: blocks of zeros, as far as they are stored."""
-    content = path.read_bytes()
-    zeros = []
-    for start in range(0, len(content), block):
-        end = min(start + block, len(content))
-        for first, last in _data(path):
-            part = max(start, first), min(end, last)
-            if part[0] < part[1] and not any(content[slice(*part)]):
-                zeros.append(extent.Extent(part[0], part[1] - part[0],
-                                           extent.Kind.ZERO))
+def _expected(path, gap):
+    """Pages of zeros in a row, at an end of what is read or enough of them."""
+    content, zeros = path.read_bytes(), []
+    for run in _data(path):
+        for part in extent.split(extent.Extent(
+                run[0], run[1] - run[0], extent.Kind.DATA), M):
+            pages = [(page.start, page.end)
+                     for page in extent.split(part, PAGE)]
+            for is_zero, found in itertools.groupby(
+                    pages, lambda page: not any(content[slice(*page)])):
+                (start, _), *_, (_, end) = [*found] * 2
+                if is_zero and (end - start >= gap or start == part.start
+                                or end == part.end):
+                    zeros.append(extent.Extent(start, end - start,
+                                               extent.Kind.ZERO))
     return _joined(zeros)
 
 
@@ -117,18 +121,24 @@ def _random_file(path, seed):
 
 @pytest.mark.parametrize('block', BLOCKS)
 @pytest.mark.parametrize('seed', range(20))
-def test_finds_whole_blocks_of_zeros_that_are_stored(tmp_path, block, seed):
+def test_finds_zeros_that_are_stored(tmp_path, block, seed):
     path = _random_file(tmp_path / 'disk.raw', seed)
     assert _found(path, block) == _expected(path, block)
 
 
-@pytest.mark.parametrize(('block', 'expected'), [
-    (4096, (3 * 4096, M - 4096)), (B, (B, M - B))])
-def test_zeros_at_odd_offsets_count_in_whole_blocks(tmp_path, block,
-                                                    expected):
+@pytest.mark.parametrize('gap', BLOCKS)
+def test_zeros_at_odd_offsets_count_in_whole_pages(tmp_path, gap):
     path = tmp_path / 'disk.raw'
     path.write_bytes(b'A' * 10_000 + bytes(M - 10_001) + b'B')
-    assert _found(path, block) == [expected]
+    assert _found(path, gap) == [(3 * PAGE, M - PAGE)]
+
+
+@pytest.mark.parametrize(('zeros', 'expected'), [
+    (B - PAGE, []), (B, [(2 * PAGE, 2 * PAGE + B)])])
+def test_few_zeros_between_data_are_left(tmp_path, zeros, expected):
+    path = tmp_path / 'disk.raw'
+    path.write_bytes(b'A' * 2 * PAGE + bytes(zeros) + b'B' * PAGE)
+    assert _found(path, B) == expected
 
 
 @pytest.mark.parametrize('block', BLOCKS)
