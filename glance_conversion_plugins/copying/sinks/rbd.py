@@ -13,7 +13,9 @@
 """An RBD image, written as the stock driver would leave it."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import contextlib
+import functools
 import logging
 from typing import Any
 
@@ -54,7 +56,7 @@ class RbdSink:
 
         :param mark: whose image it is
         :param order: log2 of the object size in bytes
-        :param zero_block_size: grain at which zeros are left out, in bytes
+        :param zero_block_size: of zeros that are left out, in bytes
         :param data_pool: where its data goes, if not into the same pool
         """
         self._pool = pool
@@ -127,37 +129,28 @@ class RbdSink:
 
     def write(self, view: memoryview, offset: int) -> int:
         self._window.spare(bool(self._strain()))
-        written = 0
         runs = extent.data_runs(view, offset, self._zero_block_size)
-        for start, stop in runs:
-            run = extent.Extent(offset + start, stop - start,
-                                extent.Kind.DATA)
-            for part in extent.split(run, self._object_size):
-                at = part.start - offset
-                self._submit(_content(view, at, part.length), part.start)
-            written += run.length
-        return written
+        parts = [part for start, stop in runs
+                 for part in extent.split(
+                     extent.Extent(offset + start, stop - start,
+                                   extent.Kind.DATA), self._object_size)]
+        if parts:
+            self._submit(view, offset, parts)
+        return sum(part.length for part in parts)
 
-    def _submit(self, data: bytes, offset: int) -> None:
-        length = len(data)
-        began = self._window.begin(length)
-
-        # librbd reads from data until it calls back; the closure keeps it.
-        def completed(completion: Any, data: bytes = data) -> None:
-            status = completion.get_return_value()
-            error = None
-            if status < 0:
-                LOG.error('Write of %d bytes at %d failed: %d', len(data),
-                          offset, status)
-                error = rbd_pool.failure_of(-status)
-            self._window.end(length, began, error)
-
-        try:
-            with rbd_pool.translated():
-                self._image.aio_write(data, offset, completed)
-        except Exception as e:
-            self._window.end(length, began, e)
-            raise
+    def _submit(self, view: memoryview, offset: int,
+                parts: Sequence[extent.Extent]) -> None:
+        batch = self._window.begin([part.length for part in parts])
+        with rbd_pool.translated():
+            for number, part in enumerate(parts):
+                data = _content(view, part.start - offset, part.length)
+                # librbd reads from it until it calls back, which keeps it.
+                back = functools.partial(_completed, batch, data, part.start)
+                try:
+                    self._image.aio_write(data, part.start, back)
+                except Exception as e:
+                    batch.end(e, len(parts) - number)
+                    raise
 
     def zero(self, offset: int, length: int) -> None:
         """Do nothing: a new image reads as zeros."""
@@ -249,6 +242,17 @@ class RbdSink:
 
     def _discard(self, ioctx: Any) -> None:
         rbd_marks.discard(ioctx, self._mark)
+
+
+def _completed(batch: window.Batch, data: bytes, offset: int,
+               completion: Any) -> None:
+    status = completion.get_return_value()
+    if status < 0:
+        LOG.error('Write of %d bytes at %d failed: %d', len(data), offset,
+                  status)
+        batch.end(rbd_pool.failure_of(-status))
+    else:
+        batch.end()
 
 
 def _content(view: memoryview, start: int, length: int) -> bytes:

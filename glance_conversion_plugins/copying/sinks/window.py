@@ -19,6 +19,7 @@ behind them.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import logging
 import threading
 import time
@@ -48,25 +49,26 @@ class Window:
         self._quickest = float('inf')
         self._reduced_at = 0.0
 
-    def begin(self, length: int) -> float:
-        """Wait for room; returns the time, for ``end()``.
+    def begin(self, lengths: Sequence[int]) -> 'Batch':
+        """Wait for room; returns what to tell of each write.
 
+        :param lengths: of writes that are begun together, in bytes
         :raises: the first error of what was under way
         """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._error or self._bytes < self.limit)
             self._raise()
-            self._bytes += length
-            return self._now()
+            batch = Batch(self, sum(lengths), len(lengths), self._now())
+            self._bytes += batch.length
+            return batch
 
-    def end(self, length: int, began: float,
-            error: Exception | None = None) -> None:
+    def end(self, batch: 'Batch') -> None:
+        """Of a batch nothing is under way any more."""
         with self._changed:
-            self._bytes -= length
-            self._error = self._error or error
-            if not error:
-                self._adapt(length, began)
+            self._bytes -= batch.length
+            if batch.is_whole:
+                self._adapt(batch.length, batch.began)
             self._changed.notify_all()
 
     def fail(self, error: Exception) -> None:
@@ -117,3 +119,27 @@ class Window:
     def _raise(self) -> None:
         if self._error:
             raise self._error
+
+
+class Batch:
+    """Writes that are counted as one, for there may be hundreds in a MiB."""
+
+    def __init__(self, window: Window, length: int, count: int,
+                 began: float) -> None:
+        self._window = window
+        self._lock = threading.Lock()
+        self._left = count
+        self.length = length
+        self.began = began
+        self.is_whole = True
+
+    def end(self, error: Exception | None = None, count: int = 1) -> None:
+        """One of them is written, or some have failed."""
+        if error:
+            self.is_whole = False
+            self._window.fail(error)
+        with self._lock:
+            self._left -= count
+            is_over = not self._left
+        if is_over:
+            self._window.end(self)

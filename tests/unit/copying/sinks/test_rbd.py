@@ -455,6 +455,27 @@ def test_a_write_that_is_refused_at_once_is_told(cluster, monkeypatch):
     assert cluster.images == {}
 
 
+def test_of_writes_that_are_refused_those_before_are_waited_for(
+        cluster, writes, monkeypatch):
+    begin = ceph.Image.aio_write
+
+    def refuse_the_second(self, data, offset, completed):
+        if writes:
+            raise ceph.Error('refused')
+        begin(self, data, offset, completed)
+
+    monkeypatch.setattr(ceph.Image, 'aio_write', refuse_the_second)
+    monkeypatch.setattr(rbd_sink, '_ABORT_SECONDS', 0.05)
+    sink = _created()
+    with pytest.raises(errors.SinkFailed):
+        sink.write(memoryview(CONTENT * 3), OBJECT - BLOCK)
+    sink.abort()
+    assert [*cluster.images] == [PARTIAL]
+    _end(writes[0])
+    sink.abort()
+    assert cluster.images == {}
+
+
 def _in_thread(call):
     """Whether a call ends by itself; how it ended, later."""
     outcome = []

@@ -49,15 +49,15 @@ class _Store:
         return mib / (self.time - start)
 
     def _begin(self):
-        began = self.window.begin(MIB)
+        batch = self.window.begin([MIB])
         self._free_at = max(self._free_at, self.time) + self.each
-        self._under_way.append((began, self._free_at + self.base))
+        self._under_way.append((batch, self._free_at + self.base))
         self.peak = max(self.peak, len(self._under_way))
 
     def _end(self):
-        began, ends = self._under_way.pop(0)
+        batch, ends = self._under_way.pop(0)
         self.time = max(self.time, ends)
-        self.window.end(MIB, began)
+        batch.end()
 
 
 def test_a_store_that_keeps_up_is_used_in_full():
@@ -99,34 +99,56 @@ def test_what_waited_together_counts_once():
     """The limit falls by half, not by half for each of them."""
     time = [0.0]
     found = window.Window(lambda: time[0])
-    began = [found.begin(MIB) for _ in range(32)]
+    batches = [found.begin([MIB]) for _ in range(32)]
     time[0] = 0.01
-    found.end(MIB, began[0])
+    batches[0].end()
     time[0] = 5
-    for each in began[1:]:
-        found.end(MIB, each)
+    for each in batches[1:]:
+        each.end()
     assert found.limit == window.MOST // 2
 
 
 def test_a_write_that_failed_tells_nothing_of_speed():
     time = [0.0]
     found = window.Window(lambda: time[0])
-    found.end(MIB, found.begin(MIB))
-    began = found.begin(MIB)
+    found.begin([MIB]).end()
+    batch = found.begin([MIB])
     time[0] = 100
-    found.end(MIB, began, errors.SinkFailed('broken'))
+    batch.end(errors.SinkFailed('broken'))
     assert found.limit == window.MOST
     with pytest.raises(errors.SinkFailed):
-        found.begin(MIB)
+        found.begin([MIB])
+
+
+def test_those_that_begin_together_end_with_the_last_of_them():
+    found = window.Window()
+    batch = found.begin([MIB, MIB, window.MOST])
+    batch.end()
+    batch.end(errors.SinkFailed('broken'))
+    with pytest.raises(errors.SinkFailed):
+        found.begin([1])
+    # What still reads from memory is waited for.
+    assert not found.settle(0.01)
+    batch.end()
+    assert found.settle(0.01)
+
+
+def test_of_those_that_begin_together_some_may_not_begin_at_all():
+    found = window.Window()
+    batch = found.begin([MIB, MIB, MIB])
+    batch.end(errors.SinkFailed('broken'), 2)
+    assert not found.settle(0.01)
+    batch.end()
+    assert found.settle(0.01)
 
 
 def test_whoever_waits_hears_that_it_failed():
     found = window.Window()
-    found.begin(window.MOST)
+    found.begin([window.MOST])
     timer = threading.Timer(0.1, found.fail, [errors.Cancelled('stopped')])
     timer.start()
     with pytest.raises(errors.Cancelled):
-        found.begin(1)
+        found.begin([1])
     with pytest.raises(errors.Cancelled):
         found.drain()
     assert not found.settle(0.01)
