@@ -67,9 +67,13 @@ class Ceph:
             self.settings.root / 'log' / f'ceph-{kind}.{ident}.log')
 
     def run(self, program, *args, **kwargs):
-        """Run ceph, rbd, rados or another client program as admin."""
+        """Run ceph, rbd, rados or another client program as admin.
+
+        Where the OSD is gone or full they would wait for ever.
+        """
         env = os.environ | {'CEPH_CONF': str(self.conf)}
-        return processes.run(program, *args, **{'env': env} | kwargs)
+        return processes.run(program, *args,
+                             **{'env': env, 'timeout': 600} | kwargs)
 
     def json(self, program, *args, **kwargs):
         """Run a program with --format json and parse its answer."""
@@ -130,7 +134,7 @@ class Ceph:
         A memstore that is killed instead loses what it was given since
         it last started.
         """
-        self.daemons['ceph-osd'].stop()
+        self.daemons['ceph-osd'].stop(timeout=120)
 
     def _mon_is_up(self):
         return not self.run('ceph', 'mon', 'stat', check=False).returncode
