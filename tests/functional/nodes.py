@@ -162,8 +162,12 @@ class Nodes:
         self._held = {}     # image id -> digests of the disks
         self.said = []     # what clean-ups found for good
         self._foreign = {}  # what dead writers of the other Glance have left
-        self._cluster = rados.Rados(conffile=str(cloud.ceph.conf),
-                                    rados_id='admin')
+        # Without a limit a call that an OSD does not answer never ends, and
+        # no signal ends it.
+        self._cluster = rados.Rados(
+            conffile=str(cloud.ceph.conf), rados_id='admin',
+            conf={'rados_osd_op_timeout': '300',
+                  'rados_mon_op_timeout': '300'})
         self._cluster.connect()
         self._ioctxs = {pool: self._cluster.open_ioctx(pool)
                         for pool in cloud.ceph.pools}
