@@ -30,3 +30,6 @@ pygments_style = 'native'
 html_theme = 'openstackdocs'
 html_static_path = ['_static']
 html_css_files = ['stacked.css']
+html_theme_options = {'sidebar_search': True}
+# The license of this package, in place of the theme's.
+templates_path = ['_templates']
