@@ -96,7 +96,8 @@ class Ceph:
         """Stop the daemons; the monitor last, as it serves the others."""
         for ident in self._more_osds():
             self._daemon('osd', ident).stop()
-        for name in ('ceph-osd', 'ceph-mgr', 'ceph-mon'):
+        self.stop_osd()
+        for name in ('ceph-mgr', 'ceph-mon'):
             self.daemons[name].stop()
 
     def start_osd(self):
@@ -132,7 +133,7 @@ class Ceph:
         """Stop the OSD; its data is there again when it starts.
 
         A memstore that is killed instead loses what it was given since
-        it last started.
+        it last started, and its cluster may wait for that for ever.
         """
         self.daemons['ceph-osd'].stop(timeout=120)
 
