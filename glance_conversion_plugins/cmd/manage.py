@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import sys
+import time
 from typing import Any
 
 from oslo_config import cfg
@@ -157,9 +158,11 @@ def cleanup_(args: Any) -> int:
 
 def digests_(args: Any) -> int:
     """Compute digests that interrupted processes still owe."""
+    since = time.monotonic()
     with display.Display() as shown:
         found = ((f'digests of image {image_id}', functools.partial(
-            digests.catch_up, image_id, progress=shown.progress))
+            digests.catch_up, image_id, progress=shown.progress,
+            since=since))
             for image_id in digests.without_digests())
         return _carry_out(shown, 'Looking for images without digests',
                           found, args.dry_run, 'comput')

@@ -101,13 +101,14 @@ def _clean_up(cancel: cancel_.Cancel, progress: progress_.Progress
 
 def _digests(cancel: cancel_.Cancel, progress: progress_.Progress
              ) -> Iterator[ItemResult]:
+    since = time.monotonic()
     progress.enter('Looking for images without digests')
     for image_id in digests.without_digests(_SILENCE):
         if cancel.is_set():
             return
         yield _carried_out('computed', f'digests of image {image_id}',
                            functools.partial(digests.catch_up, image_id,
-                                             cancel, progress))
+                                             cancel, progress, since))
 
 
 def _carried_out(result: str, what: str, remedy: Callable[[], object]

@@ -116,14 +116,17 @@ def compute(image_id: str,
             stores: Mapping[str, protocols.Adoptable],
             spec: digest.DigestSpec, task_id: str | None,
             cancel: cancel_.Cancel = cancel_.NEVER,
-            progress: progress_.Progress | None = None) -> None:
+            progress: progress_.Progress | None = None,
+            since: float | None = None) -> None:
     """Compute digests of a stored image and record them.
 
     :param stores: the stores that hold it, by their identifiers
     :param task_id: of its import, which tells others that this goes on
+    :param since: when they began to give way, of the monotonic clock; None:
+        they begin now
     """
     work = _Work(image_id, spec, cancel, progress or progress_.Progress(),
-                 time.monotonic())
+                 time.monotonic() if since is None else since)
     with background.at_work(task_id), _turn(cancel):
         _compute(work, stores)
 
@@ -238,8 +241,13 @@ def _is_upload(image: Any) -> bool:
 
 
 def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
-             progress: progress_.Progress | None = None) -> None:
-    """Compute and record digests that an interrupted process still owes."""
+             progress: progress_.Progress | None = None,
+             since: float | None = None) -> None:
+    """Compute and record digests that an interrupted process still owes.
+
+    :param since: as of ``compute()``; of several, one after the other, when
+        the first was looked at, or each would give way anew
+    """
     image = records.find_image(image_id)
     if not image or image['status'] != 'active' or not _is_pending(image):
         LOG.info('Image %s owes no digests any more', image_id)
@@ -251,4 +259,4 @@ def catch_up(image_id: str, cancel: cancel_.Cancel = cancel_.NEVER,
     compute(image_id, stores, digest.DigestSpec(
         image['os_hash_algo'], CONF.conversion.legacy_checksum,
         CONF.conversion.source_hash and _is_upload(image)),
-        task['id'] if task else None, cancel, progress)
+        task['id'] if task else None, cancel, progress, since)

@@ -220,15 +220,16 @@ def test_a_clean_up_stops_when_it_is_told_to(monkeypatch):
 
 
 def test_interrupted_digests_are_computed(monkeypatch):
-    silences, computed, said = [], [], []
+    silences, computed, said, began = [], [], [], set()
     cancel = cancel_.Cancel()
 
     def without_digests(silence):
         silences.append(silence)
         return iter(['a', 'b', 'c'])
 
-    def catch_up(image_id, given, progress):
+    def catch_up(image_id, given, progress, since):
         computed.append((image_id, given))
+        began.add(since)
         if image_id == 'b':
             raise errors.Cancelled('stopped')
 
@@ -237,6 +238,9 @@ def test_interrupted_digests_are_computed(monkeypatch):
     assert agent.run_once(_work('digests'), cancel, said.append)
     assert silences == [600]
     assert computed == [(image_id, cancel) for image_id in 'abc']
+    # They give way for as long as one of them would, and not each anew.
+    since, = began
+    assert since == pytest.approx(time.monotonic(), abs=60)
     assert said == ['computed: digests of image a',
                     'digests of image b: stopped',
                     'computed: digests of image c']

@@ -309,6 +309,15 @@ def test_digests_are_not_starved(recorded, folder, monkeypatch):
         assert len(told) == 1
 
 
+def test_those_that_gave_way_long_enough_go_on_at_once(recorded, folder):
+    _, told = recorded
+    with _slot(folder, slots.CONVERSION):
+        digests.compute(
+            'image', {'ceph': _Store(fakes.FakeSource('AB'))}, SPEC, None,
+            since=time.monotonic() - digests._PATIENCE_SECONDS)
+        assert len(told) == 1
+
+
 def test_all_threads_that_compute_digests_are_nice(recorded):
     """Those that read and those that digest, but nobody else's."""
     seen = {}
