@@ -34,8 +34,8 @@ def chart(results, path):
                                    strict=True):
         _panel(panel, key, found)
     panels[-1, 0].set_xlabel(
-        'seconds until the image is active (logarithmic); digests of the '
-        'same bytes for comparison')
+        'seconds until the image is active; digests of the same bytes for '
+        'comparison')
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -44,12 +44,12 @@ def _panel(panel, key, found):
     shown = {name: result for name, result in found['contestants'].items()
              if result['runs'] and name in COLORS}
     seconds = [result['median']['seconds'] for result in shown.values()]
-    bars = panel.barh([result['label'] for result in shown.values()],
+    bars = panel.barh([result['label'].replace('ours', 'this package')
+                       for result in shown.values()],
                       seconds, color=[COLORS[name] for name in shown])
     panel.bar_label(bars, [f'{value:.1f} s' for value in seconds],
                     padding=4)
-    panel.set_xscale('log')
-    panel.set_xlim(min(seconds, default=1) / 2, max(seconds, default=1) * 2)
+    panel.set_xlim(0, max(seconds, default=1) * 1.15)
     panel.invert_yaxis()
     panel.set_title(f'({key}) {found["title"]}', loc='left')
     panel.spines[['top', 'right']].set_visible(False)
