@@ -50,9 +50,12 @@ def pytest_runtest_protocol(item):
     timer = threading.Timer(limit, _end,
                             [item.nodeid, item.config.stash[_STDERR]])
     timer.daemon = True
-    if limit:
-        timer.start()
+    if not limit:
+        return (yield)
+    timer.start()
     try:
         return (yield)
     finally:
         timer.cancel()
+        # Some tests count threads.
+        timer.join()

@@ -189,11 +189,7 @@ def _fill(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
         see_beginning(source, policy)
         with clock.run('create'):
             sink.create(source.size)
-        found = _copy(source, policy, sink, spec, conversion, claims)
-        progress.enter('Completing the stored image')
-        with clock.run('seal'):
-            sink.seal()
-    return found
+        return _copy(source, policy, sink, spec, conversion, claims)
 
 
 def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
@@ -207,6 +203,10 @@ def _copy(source: sources.Source, policy: detection.Policy, sink: sinks.Sink,
                       progress=conversion.progress, clock=conversion.clock,
                       cancel=conversion.cancel)
         result.finish()
+        conversion.progress.enter('Completing the stored image')
+        # The digests go on meanwhile, and may be a gibibyte behind.
+        with conversion.clock.run('seal'):
+            sink.seal()
         with conversion.clock.run('wait for digests'):
             return digests.finish()
 

@@ -19,16 +19,21 @@ digest at the speed of the slower algorithm.
 
 from collections.abc import Sequence
 import hashlib
+import mmap
 import queue
 import threading
 from typing import NamedTuple
 from typing import Protocol
 
-from glance_conversion_plugins.copying import extent
-
 # Views waiting for one digest. They are shared between the digests and with
 # the writer, so they bound how far reading may run ahead.
 _QUEUE_DEPTH = 16
+
+# The kernel's one page of zeros, over and over, which takes no memory. Whoever
+# digests much at once seldom waits for the interpreter lock.
+_ZEROS = memoryview(mmap.mmap(
+    -1, 16 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+    prot=mmap.PROT_READ))
 
 
 class Updatable(Protocol):
@@ -100,8 +105,8 @@ class _Worker:
             self._target.update(item)
             return
         while item and not self._error:
-            length = min(item, len(extent.ZEROS))
-            self._target.update(extent.ZEROS[:length])
+            length = min(item, len(_ZEROS))
+            self._target.update(_ZEROS[:length])
             item -= length
 
 

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 import enum
 from typing import NamedTuple
 
-# The largest range that is_zero() takes, and the buffer that stands for zeros
-# wherever something must see them. One buffer for all keeps it in the cache.
+# The largest range that is_zero() takes, and what a source gives for zeros
+# that it has read. One buffer for all keeps it in the cache.
 _ZERO_BYTES = bytes(1024 * 1024)
-ZEROS = memoryview(_ZERO_BYTES)
 
 # In bytes: of the blocks of file systems, and of what stores allocate.
 GRAIN = 4096

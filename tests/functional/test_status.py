@@ -141,7 +141,7 @@ def test_inspect_says_what_an_import_would_come_to(commands, images):
     assert said['rbd_direct_convert'].endswith('its stores: ceph')
     assert said['convert_image'] == 'would find it done'
     stored = int(said['to be stored'].split()[1])
-    data = test_sparse.data_in(raw.read_bytes()) / MIB
+    data = test_sparse.data_in(raw.read_bytes(), 4096) / MIB
     assert data * 0.9 <= stored <= data * 1.1 + 1
     assert stored <= int(said['data in it'].split()[0]) <= 256
     assert said['time'].startswith('at least ')

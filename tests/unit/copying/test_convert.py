@@ -100,6 +100,20 @@ def test_ends_with_a_sealed_sink(tmp_path):
                 'abort'} & set(sink.names())
 
 
+def test_digests_go_on_while_the_store_completes_the_image(tmp_path,
+                                                           monkeypatch):
+    """They lag behind, and Ceph takes up to a second for a snapshot."""
+    sink, finish = fakes.FakeSink(), digest.Digests.finish
+
+    def finish_after(digests):
+        assert sink.names()[-1] == 'seal'
+        return finish(digests)
+
+    monkeypatch.setattr(digest.Digests, 'finish', finish_after)
+    _convert(images.qcow2(tmp_path / 'disk', PATTERN), 'qcow2', sink)
+    assert sink.names()[-1] == 'seal'
+
+
 @pytest.mark.parametrize('call', ['create', 'write', 'zero', 'seal'])
 def test_a_sink_that_fails_is_aborted(tmp_path, call):
     error = errors.StoreFull('full')

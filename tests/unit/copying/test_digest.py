@@ -170,6 +170,12 @@ def test_error_after_the_last_update_is_raised_by_finish():
         digests.finish()
 
 
+def test_zeros_can_not_be_changed():
+    assert not any(bytes(digest._ZEROS))
+    with pytest.raises(TypeError):
+        digest._ZEROS[0] = 1
+
+
 def test_error_while_zeros_are_fed():
     verifier = Failing(2)
     digests = digest.Digests(NEITHER, [verifier])

@@ -165,13 +165,6 @@ def test_is_zero(data, expected):
     assert extent.is_zero(memoryview(data)) is expected
 
 
-def test_zeros_are_zeros_and_can_not_be_changed():
-    assert len(extent.ZEROS) == 1 << 20
-    assert not any(bytes(extent.ZEROS))
-    with pytest.raises(TypeError):
-        extent.ZEROS[0] = 1
-
-
 def _naive_runs(data, offset, gap):
     """Byte by byte: what is data, then which gaps are left out of it."""
     grain = extent.GRAIN
