@@ -46,12 +46,11 @@ def pytest_runtest_protocol(item):
     pytest-timeout sends a signal, once: that ends nothing in a library
     that does not return, and nothing that hangs as the test tidies up.
     """
-    limit = _limit(item.config)
+    if not (limit := _limit(item.config)):
+        return (yield)
     timer = threading.Timer(limit, _end,
                             [item.nodeid, item.config.stash[_STDERR]])
     timer.daemon = True
-    if not limit:
-        return (yield)
     timer.start()
     try:
         return (yield)

@@ -150,9 +150,9 @@ SPARSE_STORE_OPTS: list[cfg.Opt] = [
                max=1024 * 1024, help="""
 How many bytes of zeros between data are left out, from 4096 to 1048576.
 
-They are told apart in blocks of 4 KiB, wherever they lie. Fewer save space in
-the store where data is scattered, and cost more, smaller writes. Zeros that
-the image itself does not hold are always left out.
+They are told apart in blocks of 4 KiB, wherever they lie. Fewer save space
+where data is scattered, and cost more, smaller writes. Zeros that the image
+itself does not hold are always left out.
 """),
     cfg.DictOpt('data_pools', default={}, help="""
 Pools for the data of images in ``sparse_rbd`` stores, as in

@@ -99,6 +99,24 @@ def test_what_deferring_digests_brings():
             f'{exact("images", "a", "deferred", "digests")}') in text
 
 
+def test_what_the_page_on_benchmarks_says_first():
+    text = re.sub(r'\s+', ' ', (
+        documents.ROOT / 'doc/source/admin/bench.rst').read_text())
+    stock = median('images', 'a', 'stock')
+    for how, ratio in (
+            ('are {} times faster',
+             f'{stock / median("images", "a", "inline"):.1f}'),
+            ('active {} times sooner',
+             f'{stock / median("images", "a", "deferred"):.0f}'),
+            ('digests follow after {} s',
+             f'{median("images", "a", "deferred", "digests"):.0f}')):
+        assert how.format(ratio) in text
+    for kind in 'rbd', 'file':
+        ours, stock = (exact('stores-read', 'download', store)
+                       for store in (f'sparse_{kind}', kind))
+        assert f'{ours} against {stock}' in text
+
+
 def test_every_run_is_shown_and_nothing_else():
     text = (documents.ROOT / 'doc/source/admin/bench.rst').read_text()
     shown = re.findall(r'literalinclude:: bench/([\w-]+)/bench.txt', text)

@@ -134,20 +134,21 @@ class RbdSink:
                  for part in extent.split(
                      extent.Extent(offset + start, stop - start,
                                    extent.Kind.DATA), self._object_size)]
+        written = sum(part.length for part in parts)
         if parts:
-            self._submit(view, offset, parts)
-        return sum(part.length for part in parts)
+            batch = self._window.begin(written, len(parts))
+            self._submit(view, offset, parts, batch)
+        return written
 
     def _submit(self, view: memoryview, offset: int,
-                parts: Sequence[extent.Extent]) -> None:
-        batch = self._window.begin([part.length for part in parts])
+                parts: Sequence[extent.Extent], batch: window.Batch) -> None:
         with rbd_pool.translated():
             for number, part in enumerate(parts):
-                data = _content(view, part.start - offset, part.length)
-                # librbd reads from it until it calls back, which keeps it.
-                back = functools.partial(_completed, batch, data, part.start)
                 try:
-                    self._image.aio_write(data, part.start, back)
+                    data = _content(view, part.start - offset, part.length)
+                    # librbd reads from it until it calls back.
+                    self._image.aio_write(data, part.start, functools.partial(
+                        _completed, batch, data, part.start))
                 except Exception as e:
                     batch.end(e, len(parts) - number)
                     raise

@@ -19,7 +19,6 @@ behind them.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import logging
 import threading
 import time
@@ -49,19 +48,19 @@ class Window:
         self._quickest = float('inf')
         self._reduced_at = 0.0
 
-    def begin(self, lengths: Sequence[int]) -> 'Batch':
+    def begin(self, length: int, count: int = 1) -> 'Batch':
         """Wait for room; returns what to tell of each write.
 
-        :param lengths: of writes that are begun together, in bytes
+        :param length: of all writes that are begun together, in bytes
+        :param count: how many they are
         :raises: the first error of what was under way
         """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._error or self._bytes < self.limit)
             self._raise()
-            batch = Batch(self, sum(lengths), len(lengths), self._now())
-            self._bytes += batch.length
-            return batch
+            self._bytes += length
+            return Batch(self, length, count, self._now())
 
     def end(self, batch: 'Batch') -> None:
         """Of a batch nothing is under way any more."""

@@ -476,6 +476,20 @@ def test_of_writes_that_are_refused_those_before_are_waited_for(
     assert cluster.images == {}
 
 
+def test_of_what_is_not_even_handed_over_nothing_is_waited_for(
+        cluster, writes, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(rbd_sink, '_content', no_memory)
+    monkeypatch.setattr(rbd_sink, '_ABORT_SECONDS', 0.05)
+    sink = _created()
+    with pytest.raises(MemoryError):
+        sink.write(memoryview(CONTENT), 0)
+    sink.abort()
+    assert cluster.images == {}
+
+
 def _in_thread(call):
     """Whether a call ends by itself; how it ended, later."""
     outcome = []

@@ -49,7 +49,7 @@ class _Store:
         return mib / (self.time - start)
 
     def _begin(self):
-        batch = self.window.begin([MIB])
+        batch = self.window.begin(MIB)
         self._free_at = max(self._free_at, self.time) + self.each
         self._under_way.append((batch, self._free_at + self.base))
         self.peak = max(self.peak, len(self._under_way))
@@ -99,7 +99,7 @@ def test_what_waited_together_counts_once():
     """The limit falls by half, not by half for each of them."""
     time = [0.0]
     found = window.Window(lambda: time[0])
-    batches = [found.begin([MIB]) for _ in range(32)]
+    batches = [found.begin(MIB) for _ in range(32)]
     time[0] = 0.01
     batches[0].end()
     time[0] = 5
@@ -111,22 +111,22 @@ def test_what_waited_together_counts_once():
 def test_a_write_that_failed_tells_nothing_of_speed():
     time = [0.0]
     found = window.Window(lambda: time[0])
-    found.begin([MIB]).end()
-    batch = found.begin([MIB])
+    found.begin(MIB).end()
+    batch = found.begin(MIB)
     time[0] = 100
     batch.end(errors.SinkFailed('broken'))
     assert found.limit == window.MOST
     with pytest.raises(errors.SinkFailed):
-        found.begin([MIB])
+        found.begin(MIB)
 
 
 def test_those_that_begin_together_end_with_the_last_of_them():
     found = window.Window()
-    batch = found.begin([MIB, MIB, window.MOST])
+    batch = found.begin(2 * MIB + window.MOST, 3)
     batch.end()
     batch.end(errors.SinkFailed('broken'))
     with pytest.raises(errors.SinkFailed):
-        found.begin([1])
+        found.begin(1)
     # What still reads from memory is waited for.
     assert not found.settle(0.01)
     batch.end()
@@ -135,7 +135,7 @@ def test_those_that_begin_together_end_with_the_last_of_them():
 
 def test_of_those_that_begin_together_some_may_not_begin_at_all():
     found = window.Window()
-    batch = found.begin([MIB, MIB, MIB])
+    batch = found.begin(3 * MIB, 3)
     batch.end(errors.SinkFailed('broken'), 2)
     assert not found.settle(0.01)
     batch.end()
@@ -144,11 +144,11 @@ def test_of_those_that_begin_together_some_may_not_begin_at_all():
 
 def test_whoever_waits_hears_that_it_failed():
     found = window.Window()
-    found.begin([window.MOST])
+    found.begin(window.MOST)
     timer = threading.Timer(0.1, found.fail, [errors.Cancelled('stopped')])
     timer.start()
     with pytest.raises(errors.Cancelled):
-        found.begin([1])
+        found.begin(1)
     with pytest.raises(errors.Cancelled):
         found.drain()
     assert not found.settle(0.01)
