@@ -105,7 +105,8 @@ class Service:
 
     def configure(self, **sections):
         """Restart with other options, if Glance does not have them."""
-        if getattr(self.cloud, 'sections', None) != sections:
+        if (getattr(self.cloud, 'sections', None) != sections
+                or not self.cloud.glance.daemon.pid()):
             # It would take its time to end, and has nothing left to do.
             self.cloud.glance.kill()
             self.cloud.glance.reconfigure(sections)

@@ -13,6 +13,7 @@
 """A small HTTP client for the REST services of the cloud."""
 
 import json as json_module
+import socket
 import typing
 import urllib.error
 import urllib.request
@@ -51,6 +52,17 @@ def answers(url):
         return request('GET', url, timeout=10).status < 500
     except OSError:
         return False
+
+
+def is_free(port):
+    """Whether a server could listen on this port of loopback."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(('127.0.0.1', port))
+        except OSError:
+            return False
+    return True
 
 
 def _reply(answer):

@@ -46,7 +46,7 @@ class WsgiService:
         self.url = f'http://127.0.0.1:{port}'
         self.log = settings.root / 'log' / log
         self.daemon = processes.Daemon(settings.root, name, self.log)
-        self._address = f'127.0.0.1:{port}'
+        self._port = port
         self._env = {key: str(value) for key, value in env.items()}
         self.options = options
 
@@ -55,9 +55,13 @@ class WsgiService:
         config = self.settings.root / self.name / 'uwsgi.ini'
         ini.write(config, {'uwsgi': OPTIONS | {
             'home': self.settings.venv,
-            'http': self._address,
+            'http': f'127.0.0.1:{self._port}',
             'module': self.module,
         } | self.options})
+        if not self.daemon.pid():
+            # A connection of anybody may have it for a moment.
+            processes.wait_until(lambda: web.is_free(self._port), 60,
+                                 f'port {self._port} for {self.name}')
         path = f'{self.settings.venv}/bin:{os.environ["PATH"]}'
         self.daemon.start(self.settings.bin('uwsgi'), '--ini', config,
                           env=self._env | {'PATH': path})
