@@ -29,6 +29,7 @@ from typing import NamedTuple
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins.copying.sinks import bounded
 from glance_conversion_plugins.copying.sinks import scratch
@@ -76,15 +77,6 @@ class Package(NamedTuple):
         return (60 + self.size // (2 << 20)
                 + self.policy.max_virtual_size // (64 << 20))
 
-    def see_alone(self, cancel: cancel_.Cancel) -> None:
-        """See that nothing else is in it.
-
-        :raises errors.DamagedImage: if there is
-        """
-        if self.container_format == 'compressed':
-            decompressor.see_alone(self.path, _compression(self.path),
-                                   self.seconds, cancel)
-
     def expected(self) -> int:
         """About how many bytes of data there are; the end alone tells."""
         return self.size if self.container_format == 'ova' else (
@@ -125,7 +117,8 @@ def _decompressed(package: Package, cancel: cancel_.Cancel) -> Chunks:
     path, size = package.path, 0
     kind = _compression(path)
     wanted = zip_directory.member_size(path) if kind == 'zip' else None
-    for piece in decompressor.decompress(path, kind, package.seconds, cancel):
+    for piece in decompressor.decompress(path, kind, package.seconds, cancel,
+                                         extent.zeros):
         size += len(piece)
         yield piece
     if wanted not in (None, size):
@@ -221,8 +214,6 @@ def _fill(package: Package, sink: sinks.Sink, spec: digest.DigestSpec,
         allow(size)
 
     try:
-        progress.enter('Checking the upload')
-        package.see_alone(conversion.cancel)
         # Where it goes is chosen as of what has no size yet.
         with (conversion.room(package.expected(), functools.partial(
                   target.room, 0)) as claims,

@@ -13,12 +13,20 @@
 """The programs that decompress: what they are told, and how they end.
 
 They are the distribution's, and as confined as qemu is. What they write comes
-through a pipe; whether it was all that there is shows only at its end.
+through a pipe, or through memory that is shared with them; whether it was all
+that there is shows only at the end.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
+import contextlib
+import fcntl
 import logging
+import mmap
+import os
+import shutil
+from typing import Any
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
@@ -27,6 +35,7 @@ from glance_conversion_plugins.external import qemu_img
 from glance_conversion_plugins.external import sandbox
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.external import staged
+from glance_conversion_plugins.external import zstd_script
 
 LOG = logging.getLogger(__name__)
 
@@ -37,14 +46,13 @@ PROGRAMS = {
     'xz': ('xz', '-dc', '-T1', '--format=xz'),
     # By the names in the directory alone, of which a field gives another one.
     'zip': ('unzip', '-UU', '-p'),
-    'zstd': ('zstd', '-dcq', '--memory=512MB'),
 }
 # What is in a zip beside the file that is meant: what macOS knows of it.
 BESIDE = '__MACOSX/'
 _AFTER_PATH = {'zip': ('-x', f'{BESIDE}*')}
-# zstd reads gzip, xz and lzma as well where they follow, the last of them
-# without any checksum; but it lists nothing but its own, up to the end.
-_LISTS = {'zstd': ('zstd', '-lq')}
+
+# What is shared with zstd: few enough slots for the caches of a processor.
+_SLOT, _SLOTS = 1 << 20, 16
 
 # They complain once, but for a name that may be long.
 _MOST_SAID = 64 * 1024
@@ -57,40 +65,108 @@ _NO_MEMORY = ('too much memory', 'emory usage limit',
               'memory exhausted', "couldn't allocate")
 
 
-def see_alone(path: str, kind: str, seconds: int,
-              cancel: cancel_.Cancel = cancel_.NEVER) -> None:
-    """See that a file holds nothing that its decompressor takes for another.
-
-    That says nothing until it is done, and on a slow disk it takes a while.
-
-    :param seconds: how long it may take
-    :raises errors.DamagedImage: if it does
-    """
-    if kind in _LISTS:
-        for _ in _run(_LISTS[kind], path, kind, seconds, cancel, seconds):
-            pass
+def lacking() -> Iterator[tuple[str, str]]:
+    """What can not be decompressed here, and for want of what."""
+    for kind, argv in PROGRAMS.items():
+        if not shutil.which(argv[0]):
+            yield kind, argv[0]
+    try:
+        zstd_script.load()
+    except OSError:
+        yield 'zstd', zstd_script.LIBRARY
 
 
 def decompress(path: str, kind: str, cpu_seconds: int,
-               cancel: cancel_.Cancel = cancel_.NEVER) -> Iterator[bytes]:
+               cancel: cancel_.Cancel = cancel_.NEVER,
+               zeros: Callable[[int], bytes] = bytes
+               ) -> Iterator[bytes]:
     """What a file holds, in pieces; it is whole if none of them raises.
 
-    :param kind: one of PROGRAMS
+    :param kind: one of PROGRAMS, or zstd
     :param cpu_seconds: how much of a processor's time that may take
+    :param zeros: makes so many of them, at most 1 MiB
     :raises errors.DamagedImage: if the file is truncated or corrupt
     """
-    yield from _run(PROGRAMS[kind], path, kind, cpu_seconds, cancel)
+    if kind == 'zstd':
+        with _Shared() as shared:
+            yield from _run(
+                [path, *shared.arguments], path, kind, cpu_seconds, cancel,
+                lambda running: shared.pieces(running.pieces(0), zeros),
+                script=zstd_script.__file__, pass_fds=shared.descriptors)
+        return
+    yield from _run([*PROGRAMS[kind], path, *_AFTER_PATH.get(kind, ())],
+                    path, kind, cpu_seconds, cancel, program.Program.pieces)
 
 
-def _run(argv: Sequence[str], path: str, kind: str, cpu_seconds: int,
-         cancel: cancel_.Cancel, seconds: float | None = None
+class _Shared(contextlib.ExitStack):
+    """Memory that a confined process fills, slot after slot, in a ring.
+
+    Nothing in it is believed twice: the process may be anybody's by now.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        memory = os.memfd_create('glance-conversion', os.MFD_CLOEXEC
+                                 | os.MFD_ALLOW_SEALING)
+        self.callback(os.close, memory)
+        os.ftruncate(memory, _SLOT * _SLOTS)
+        # What shrinks would take the process that reads it with it.
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK
+                    | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self._view = memoryview(mmap.mmap(memory, 0, prot=mmap.PROT_READ))
+        self.callback(self._view.release)
+        turns, self._turns = os.pipe()
+        self.callback(os.close, turns)
+        self.callback(os.close, self._turns)
+        self.descriptors = memory, turns
+        self._begin = 0     # of the slot that is filled next
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the script."""
+        return [str(number) for number in (*self.descriptors, _SLOT)]
+
+    def pieces(self, said: Iterable[bytes],
+               zeros: Callable[[int], bytes]) -> Iterator[bytes]:
+        """What was put into the slots, by what the process says of it.
+
+        :raises program.Overflow: if it says what can not be
+        """
+        for length, is_data in _parsed(said):
+            if is_data:
+                yield self._take(length)
+            else:
+                for begin in range(0, length, _SLOT):
+                    yield zeros(min(_SLOT, length - begin))
+
+    def _take(self, length: int) -> bytes:
+        if length > _SLOT:
+            raise program.Overflow
+        found = bytes(self._view[self._begin:self._begin + length])
+        self._begin = (self._begin + _SLOT) % len(self._view)
+        os.write(self._turns, b'.')
+        return found
+
+
+def _parsed(said: Iterable[bytes]) -> Iterator[tuple[int, bool]]:
+    """The pieces of which a process has told."""
+    rest, size = b'', zstd_script.PIECE.size
+    for words in said:
+        rest += words
+        whole = len(rest) // size * size
+        yield from zstd_script.PIECE.iter_unpack(rest[:whole])
+        rest = rest[whole:]
+
+
+def _run(argv: list[str], path: str, kind: str, cpu_seconds: int,
+         cancel: cancel_.Cancel,
+         pieces: Callable[[program.Program], Iterator[bytes]], **kwargs: Any
          ) -> Iterator[bytes]:
     try:
-        with program.run([*argv, path, *_AFTER_PATH.get(kind, ())],
-                         sandbox.Limits(cpu_seconds), most=_MOST_SAID,
-                         cancel=cancel, seconds=seconds,
-                         readable=[path]) as running:
-            yield from running.pieces()
+        with program.run(argv, sandbox.Limits(cpu_seconds), most=_MOST_SAID,
+                         cancel=cancel, readable=[path],
+                         **kwargs) as running:
+            yield from pieces(running)
     except program.Overflow as e:
         LOG.warning('%s said far too much', kind)
         raise _damaged() from e

@@ -26,6 +26,7 @@ import os
 import selectors
 import subprocess
 import time
+from typing import Any
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins import errors
@@ -96,9 +97,10 @@ class Program:
         """How it ended, negative for a signal; None while it runs."""
         return self._process.returncode
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self, little: int = _LITTLE) -> Iterator[bytes]:
         """What it says on stdout, until it has ended.
 
+        :param little: after fewer bytes more are let come for a moment
         :raises Overflow: if it says too much on stderr
         :raises errors.Cancelled: if it is wanted no more
         :raises errors.SourceFailed: if it takes too long
@@ -127,7 +129,7 @@ class Program:
                         pipes.unregister(key.fileobj)
                     elif key.fileobj is stdout:
                         yield data
-                        if len(data) < _LITTLE:
+                        if len(data) < little:
                             time.sleep(_NAP_SECONDS)
                     else:
                         heard += len(data)
@@ -183,14 +185,15 @@ class Program:
 @contextlib.contextmanager
 def run(argv: Sequence[str], limits: sandbox.Limits, *, most: int,
         cancel: cancel_.Cancel, seconds: float | None = None,
-        **files: Sequence[str]) -> Iterator[Program]:
+        **kwargs: Any) -> Iterator[Program]:
     """Start a program that ends with the block, or when it is cancelled.
 
     :param most: bytes that it may say on stderr
     :param seconds: how long it may take; None: as long as it likes
+    :param kwargs: of ``sandbox.start()``
     """
     process = sandbox.start(argv, limits, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, **files)
+                            stderr=subprocess.PIPE, **kwargs)
     try:
         with cancel.interrupting(process.kill):
             yield Program(process, most, seconds, cancel)

@@ -57,19 +57,21 @@ class Limits(NamedTuple):
 
 def start(argv: Sequence[str], limits: Limits, *,
           readable: Sequence[str] = (), writable: Sequence[str] = (),
-          stdin: Any = None, **kwargs: Any) -> subprocess.Popen[str]:
-    """Start a program.
+          stdin: Any = None, script: str = '',
+          **kwargs: Any) -> subprocess.Popen[str]:
+    """Start a program, or a script of ours.
 
     :param readable: the files that it may read
     :param writable: the files that it may write; they exist
     :param stdin: a listening socket, handed over by socket activation
+    :param script: a Python file whose ``main`` is to be given ``argv``
     :raises errors.Misconfigured: if nothing can be started here
     """
     _warn_once()
     spec = sandbox_exec.SandboxSpec(
         list(argv), os.getpid(), limits.memory, limits.cpu_seconds,
         limits.file_size, list(readable), list(writable), stdin is not None,
-        [list(rule) for rule in calls.rules()])
+        [list(rule) for rule in calls.rules()], script)
     # Isolated and without site: none of it is needed, and it takes 10 ms.
     command = [_python(), '-I', '-S', sandbox_exec.__file__,
                json.dumps(spec._asdict())]
@@ -82,7 +84,7 @@ def start(argv: Sequence[str], limits: Limits, *,
                                 errors='replace',
                                 stdin=stdin or subprocess.DEVNULL, **kwargs)
     except OSError as e:
-        LOG.error('Could not start %s: %s', argv[0], e)
+        LOG.error('Could not start %s: %s', script or argv[0], e)
         raise errors.Misconfigured(MISSING) from e
 
 

@@ -12,6 +12,8 @@
 
 """Confines a process, then becomes the program that it is to run.
 
+Or goes on with a script of ours, which stands for one.
+
 Run as a script, by a Python of its own and without this package: code between
 fork and exec in a process of many threads may deadlock, and under uWSGI
 sys.executable is no Python. What is asked for comes as JSON in the first
@@ -33,6 +35,7 @@ the same, nothing runs.
 import errno
 import functools
 import glob
+import importlib.util
 import json
 import os
 import resource
@@ -89,6 +92,8 @@ class SandboxSpec(NamedTuple):
     listen: bool                # stdin is a socket for socket activation
     # Calls that fail: name, conditions, error, number; see calls.Rule.
     forbidden: list[list[Any]] = []
+    # Python, whose main() is given argv and returns the exit status.
+    script: str = ''
 
 
 def landlock_version() -> int:
@@ -213,6 +218,15 @@ def _find(name: str) -> str:
     raise FileNotFoundError(name)
 
 
+def _load(script: str) -> Any:
+    """A module, with all that it imports: it can open no file later."""
+    found = importlib.util.spec_from_file_location('script', script)
+    assert found and found.loader       # noqa: S101
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 def _activate() -> None:
     """Move the socket from stdin to where socket activation expects it."""
     os.dup2(0, 3)
@@ -221,9 +235,10 @@ def _activate() -> None:
 
 
 def main(spec: SandboxSpec) -> None:
-    """Become the program."""
+    """Become the program, or run the script."""
     _die_with(spec.parent)
-    program = _find(spec.argv[0])
+    module = _load(spec.script) if spec.script else None
+    program = '' if module else _find(spec.argv[0])
     if spec.listen:
         _activate()
     if _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -232,6 +247,8 @@ def main(spec: SandboxSpec) -> None:
     _restrict_calls(spec.forbidden)
     # Last: what runs until here has other needs.
     _limit(spec)
+    if module:
+        sys.exit(module.main(spec.argv))
     os.execv(program, spec.argv)     # noqa: S606
 
 

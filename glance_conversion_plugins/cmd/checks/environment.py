@@ -71,10 +71,9 @@ def programs() -> Result:
 def _lacking_decompressors() -> list[str]:
     if not CONF.conversion.unpack:
         return []
-    return [f'{argv[0]} can not be found: images that are compressed by '
-            f'{kind} are refused. Install it.'
-            for kind, argv in decompressor.PROGRAMS.items()
-            if not shutil.which(argv[0])]
+    return [f'{what} can not be found: images that are compressed by {kind} '
+            'are refused. Install it.'
+            for kind, what in decompressor.lacking()]
 
 
 def bindings() -> Result:
