@@ -232,7 +232,7 @@ def verify_(args: Any) -> int:
     with display.Display() as shown:
         for place in stored.recorded(args.image, args.store):
             missing.discard(place.image_id)
-            reports.append(verify.verify(place, rate, shown.progress))
+            reports.append(verify.verify(place, (rate,), shown.progress))
             shown.say(str(reports[-1]))
         for image_id in sorted(missing):
             shown.say(f'image {image_id} is in no store of this package')

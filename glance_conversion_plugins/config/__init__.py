@@ -242,6 +242,21 @@ the next; 0: none.
 
 They are computed where nobody else has worked on them for ten minutes.
 """),
+    cfg.IntOpt('verify_interval', default=0, min=0, help="""
+Seconds after which a stored image is verified again, as
+``glance-conversion-manage verify`` does it; 0: none is.
+
+Set it for one agent of a cloud. What differs is an error in its log, and
+counted by the metric ``glance_conversion_agent_differing_images``; nothing is
+changed. When each image was verified is kept in ``[oslo_concurrency]
+lock_path``.
+"""),
+    cfg.Opt('verify_rate_limit', type=values.Size(), default='100MB', help="""
+Most bytes per second that are read from stores to verify images.
+
+Holes are not read. Verifying also gives way to conversions on the node, and
+to a store with slow operations, for up to an hour of each image.
+"""),
     cfg.PortOpt('metrics_port', help="""
 Port on 127.0.0.1 where the agent serves metrics for Prometheus.
 

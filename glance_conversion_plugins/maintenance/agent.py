@@ -11,28 +11,36 @@
 #    under the License.
 
 
-"""The periodic jobs of a node: prefetch, clean-up, interrupted digests."""
+"""The periodic jobs of a node: prefetch, clean-up, digests, verifying."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import functools
 import logging
+import os
 import threading
 import time
 from typing import NamedTuple
 
 import futurist
 from futurist import periodics
+from oslo_concurrency import lockutils
 from oslo_config import cfg
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import throttle
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import locks
+from glance_conversion_plugins.maintenance import background
 from glance_conversion_plugins.maintenance import cleanup
 from glance_conversion_plugins.maintenance import digests
 from glance_conversion_plugins.maintenance import metrics
 from glance_conversion_plugins.maintenance.prefetch import prefetch
+from glance_conversion_plugins.maintenance import stored
+from glance_conversion_plugins.maintenance import verified
+from glance_conversion_plugins.maintenance import verify
 
 LOG = logging.getLogger(__name__)
 CONF = cfg.CONF
@@ -40,6 +48,12 @@ CONF = cfg.CONF
 # An import, or the agent of another node, that computes digests says so to
 # the database every minute.
 _SILENCE = 600      # seconds
+
+# How often it is looked which images are to be verified, at least.
+_LOOK_SECONDS = 3600
+
+# For how long the verifying of one image gives way to other work.
+_VERIFY_PATIENCE = 3600     # seconds
 
 
 class ItemResult(NamedTuple):
@@ -70,6 +84,8 @@ def jobs() -> list[PeriodicJob]:
                     _clean_up),
         PeriodicJob('digests', CONF.conversion_agent.digests_interval,
                     _digests),
+        PeriodicJob('verify', min(CONF.conversion_agent.verify_interval,
+                                  _LOOK_SECONDS), _verify),
     ]
     return [job for job in found if job.interval]
 
@@ -109,6 +125,45 @@ def _digests(cancel: cancel_.Cancel, progress: progress_.Progress
         yield _carried_out('computed', f'digests of image {image_id}',
                            functools.partial(digests.catch_up, image_id,
                                              cancel, progress, since))
+
+
+def _verify(cancel: cancel_.Cancel, progress: progress_.Progress
+            ) -> Iterator[ItemResult]:
+    progress.enter('Looking for images to verify')
+    known = verified.Verified(os.path.join(
+        locks.folder(lockutils.get_lock_path(CONF)),
+        'glance-conversion-verified'))
+    due = known.due(stored.recorded(), CONF.conversion_agent.verify_interval)
+    rate = throttle.Throttle(CONF.conversion_agent.verify_rate_limit or 0,
+                             cancel.wait)
+    metrics.DIFFERING.set(known.differing)
+    for image_id, store_id in due:
+        if cancel.is_set():
+            return
+        if place := stored.find(image_id, store_id):
+            yield _verified(place, rate, known, cancel, progress)
+            metrics.DIFFERING.set(known.differing)
+
+
+def _verified(place: stored.StoredImage, rate: throttle.Throttle,
+              known: verified.Verified, cancel: cancel_.Cancel,
+              progress: progress_.Progress) -> ItemResult:
+    try:
+        way = background.giving_way(f'Verifying {place}', place.store, cancel,
+                                    _VERIFY_PATIENCE)
+        report = background.run(functools.partial(
+            verify.verify, place, (rate, way), progress, cancel))
+    except errors.Cancelled as e:
+        return ItemResult('passed over', f'{place}: {e}')
+    except Exception as e:
+        LOG.exception('Failed: verifying %s', place)
+        return ItemResult('failed', f'{place}: {e}')
+    known.note(report)
+    if report.faults:
+        LOG.error('%s', report)
+        return ItemResult('differs', str(report))
+    LOG.info('%s', report)
+    return ItemResult('in doubt' if report.doubt else 'verified', str(report))
 
 
 def _carried_out(result: str, what: str, remedy: Callable[[], object]

@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Work that nobody waits for, and that says so."""
+"""Work that nobody waits for: it says so, and gives way to all other work."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -20,13 +20,23 @@ import logging
 import threading
 from typing import TypeVar
 
-from glance_conversion_plugins.copying import courtesy
-from glance_conversion_plugins.glance_db import records
+from oslo_concurrency import lockutils
+from oslo_config import cfg
 
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import courtesy
+from glance_conversion_plugins.copying import slots
+from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.stores import protocols
+
+CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 # How often whoever works for a task says that this goes on.
 _BEAT_SECONDS = 60
+
+# How often a store is asked whether it suffers.
+_SLOW_SECONDS = 15
 
 _T = TypeVar('_T')
 
@@ -55,6 +65,21 @@ def at_work(task_id: str | None) -> Iterator[None]:
         thread.join()
 
 
+def giving_way(what: str, store: protocols.Adoptable, cancel: cancel_.Cancel,
+               patience: float) -> courtesy.GiveWay:
+    """What stops a reader of a store while that, or the node, is busy.
+
+    :param what: gives way, in the log
+    :param patience: seconds for which it gives way, in all
+    """
+    folder = lockutils.get_lock_path(CONF)
+    is_slow = courtesy.Lately(store.is_slow(), lambda _: store.is_slow(),
+                              _SLOW_SECONDS)
+    return courtesy.GiveWay(
+        what, lambda: any(slots.usage(folder, slots.CONVERSION)) or is_slow(),
+        cancel, patience)
+
+
 def run(work: Callable[[], _T]) -> _T:
     """Do something on a thread that all others go before.
 
@@ -69,5 +94,5 @@ def run(work: Callable[[], _T]) -> _T:
         except BaseException as e:
             found.set_exception(e)
 
-    threading.Thread(target=do, daemon=True, name='digests').start()
+    threading.Thread(target=do, daemon=True, name='background').start()
     return found.result()

@@ -34,7 +34,6 @@ from oslo_config import cfg
 
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import convert
-from glance_conversion_plugins.copying import courtesy
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import slots
@@ -56,9 +55,6 @@ _CORES_EACH = 2     # one for each digest that Glance records
 # of one process there are no more than could have one.
 _turns = threading.Semaphore(
     max(1, len(os.sched_getaffinity(0)) // _CORES_EACH))
-
-# How often a store is asked whether it suffers.
-_SLOW_SECONDS = 15
 
 # For how long those of one image give way, in all, from when they are owed.
 _PATIENCE_SECONDS = 600
@@ -189,12 +185,8 @@ def _read(work: _Work, store: protocols.Adoptable, stop: cancel_.Cancel
         with (slots.hold(_limits(), folder, progress, stop,
                          kind=slots.DIGESTS),
               contextlib.closing(store.source(work.image_id)) as source):
-            is_slow = courtesy.Lately(
-                store.is_slow(), lambda _: store.is_slow(), _SLOW_SECONDS)
-            way = courtesy.GiveWay(
-                f'Digests of image {work.image_id}',
-                lambda: any(slots.usage(folder, slots.CONVERSION))
-                or is_slow(), stop, work.patience())
+            way = background.giving_way(f'Digests of image {work.image_id}',
+                                        store, stop, work.patience())
             progress.enter('Computing digests', source.size)
             return convert.digest_source(source, work.spec,
                                          progress=progress, cancel=stop,

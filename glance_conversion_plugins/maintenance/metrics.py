@@ -46,6 +46,9 @@ CACHE_BYTES = prometheus_client.Gauge(
     f'{_PREFIX}cache_bytes', 'Bytes in the cache', ['kind'])
 FAILING = prometheus_client.Gauge(
     f'{_PREFIX}failing_images', 'Images that could not be fetched lately')
+DIFFERING = prometheus_client.Gauge(
+    f'{_PREFIX}differing_images', 'Stored images that were not as they are '
+    'recorded when they were verified last')
 LAYERS_MISSING = prometheus_client.Gauge(
     f'{_PREFIX}sandbox_layers_missing',
     'Layers of confinement that this node does not offer')

@@ -53,11 +53,22 @@ def recorded(image_ids: Sequence[str] = (), store_ids: Sequence[str] = ()
     :param store_ids: of those to look into; empty: all
     """
     for image in records.images(status='active'):
-        if image_ids and image['id'] not in image_ids:
+        if not image_ids or image['id'] in image_ids:
+            yield from _places(image, store_ids)
+
+
+def find(image_id: str, store_id: str) -> StoredImage | None:
+    """An active image in one of our stores, if it still is there."""
+    image = records.find_image(image_id)
+    if not image or image['status'] != 'active':
+        return None
+    return next(_places(image, [store_id]), None)
+
+
+def _places(image: Any, store_ids: Sequence[str]) -> Iterator[StoredImage]:
+    for location in image['locations']:
+        store_id = location['metadata'].get('store')
+        if store_ids and store_id not in store_ids:
             continue
-        for location in image['locations']:
-            store_id = location['metadata'].get('store')
-            if store_ids and store_id not in store_ids:
-                continue
-            if store := registry.find(store_id):
-                yield StoredImage(image, location, store_id, store)
+        if store := registry.find(store_id):
+            yield StoredImage(image, location, store_id, store)

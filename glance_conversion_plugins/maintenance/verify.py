@@ -16,6 +16,7 @@ to say.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import logging
 from typing import Any
@@ -24,9 +25,9 @@ from typing import NamedTuple
 from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import pipeline
 from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import sources
-from glance_conversion_plugins.copying import throttle
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import stored
@@ -47,16 +48,16 @@ class Report(NamedTuple):
         return f'{self.place}: {self.doubt or "is as it was recorded"}'
 
 
-def verify(place: stored.StoredImage, rate: throttle.Throttle,
+def verify(place: stored.StoredImage, before: Sequence[pipeline.Consumer],
            progress: progress_.Progress,
            cancel: cancel_.Cancel = cancel_.NEVER) -> Report:
     """Read an image in a store, and compare it with its record.
 
-    :param rate: how fast it may be read
+    :param before: what sees every byte before it is compared, and may wait
     :raises errors.Cancelled: if it was told to stop
     """
     try:
-        report = Report(place, *_compare(place, rate, progress, cancel))
+        report = Report(place, *_compare(place, before, progress, cancel))
     except errors.Cancelled:
         raise
     except errors.ConversionError as e:
@@ -68,7 +69,7 @@ def verify(place: stored.StoredImage, rate: throttle.Throttle,
     return report
 
 
-def _compare(place: stored.StoredImage, rate: throttle.Throttle,
+def _compare(place: stored.StoredImage, before: Sequence[pipeline.Consumer],
              progress: progress_.Progress, cancel: cancel_.Cancel
              ) -> tuple[tuple[str, ...], str]:
     try:
@@ -79,7 +80,8 @@ def _compare(place: stored.StoredImage, rate: throttle.Throttle,
     faults = list(place.store.faults(place.image_id))
     try:
         with contextlib.closing(place.store.source(place.image_id)) as source:
-            faults += _of_content(place.image, source, rate, progress, cancel)
+            faults += _of_content(place.image, source, before, progress,
+                                  cancel)
     except errors.SourceFailed:
         # What is missing can not be read either.
         if not faults:
@@ -88,7 +90,8 @@ def _compare(place: stored.StoredImage, rate: throttle.Throttle,
     return tuple(faults), '' if has_digest else 'has no digest to compare'
 
 
-def _of_content(image: Any, source: sources.Source, rate: throttle.Throttle,
+def _of_content(image: Any, source: sources.Source,
+                before: Sequence[pipeline.Consumer],
                 progress: progress_.Progress, cancel: cancel_.Cancel
                 ) -> Iterator[str]:
     if source.size != image['size']:
@@ -98,7 +101,7 @@ def _of_content(image: Any, source: sources.Source, rate: throttle.Throttle,
         progress.enter(f'Verifying image {image["id"]}', source.size)
         found = convert.digest_source(
             source, digest.DigestSpec(digest_.algorithm, checksum=False),
-            progress=progress, cancel=cancel, before=(rate,)).os_hash_value
+            progress=progress, cancel=cancel, before=before).os_hash_value
         if found != digest_.value:
             yield (f'its {digest_.algorithm} is {found}, and {digest_.value} '
                    'is recorded')

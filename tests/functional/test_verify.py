@@ -140,3 +140,25 @@ def test_data_that_is_gone(glance, stored):
     assert verify(glance, stored['files']) == (1, {
         stored['files']: f'image {stored["files"]} in store files DIFFERS: '
                          'there is no data of it'})
+
+
+def test_the_agent_verifies_by_and_by(glance, stored, tmp_path):
+    commands = support.Commands(glance, tmp_path)
+    commands.configure(
+        cache_prefetch={'interval': 0},
+        oslo_concurrency={'lock_path': tmp_path / 'locks'},
+        conversion_agent={'cleanup_interval': 0, 'digests_interval': 0,
+                          'verify_interval': 86400})
+
+    def told():
+        done = commands.run('glance-conversion-agent', '--once')
+        assert done.returncode == 0, done.stdout + done.stderr
+        return sorted(done.stdout.splitlines())
+
+    glance.rbd('snap', 'unprotect', f'images/{stored["ceph"]}@snap')
+    assert told() == sorted([
+        f'verify: image {stored["ceph"]} in store ceph DIFFERS: its snapshot '
+        '"snap" is not protected',
+        f'verify: image {stored["files"]} in store files: is as it was '
+        'recorded'])
+    assert told() == ['verify: nothing to do']

@@ -282,6 +282,7 @@ def test_all_options_are_listed_with_help():
         'interval', 'workers', 'properties', 'tags', 'visibility', 'newest',
         'most_hit', 'rate_limit', 'grace'}
     assert {o.name for o in listed['conversion_agent']} == {
-        'cleanup_interval', 'digests_interval', 'metrics_port'}
+        'cleanup_interval', 'digests_interval', 'metrics_port',
+        'verify_interval', 'verify_rate_limit'}
     for opts in listed.values():
         assert not [o.name for o in opts if len(o.help.strip()) < 40]

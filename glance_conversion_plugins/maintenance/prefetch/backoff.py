@@ -16,14 +16,11 @@
 Kept in a file, for a pass may be a process of its own.
 """
 
-import json
-import logging
-import os
 import threading
 import time
 from typing import NamedTuple
 
-LOG = logging.getLogger(__name__)
+from glance_conversion_plugins.maintenance import notes
 
 _FIRST_DELAY = 60
 _LAST_DELAY = 6 * 3600
@@ -43,20 +40,9 @@ class Failures:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._found = self._read()
-
-    def _read(self) -> dict[str, Failure]:
-        try:
-            with open(self._path) as file:
-                return {image_id: Failure(int(attempts), reason,
-                                          float(again_at))
-                        for image_id, (attempts, reason, again_at)
-                        in json.load(file).items()}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, AttributeError):
-            LOG.warning('%s is damaged and starts anew', self._path)
-            return {}
+        self._found = notes.read(path, lambda attempts, reason, again_at:
+                                 Failure(int(attempts), reason,
+                                         float(again_at)))
 
     def items(self) -> list[tuple[str, Failure]]:
         return sorted(self._found.items())
@@ -73,25 +59,15 @@ class Failures:
                         _LAST_DELAY)
             found = Failure(attempts, reason, time.time() + delay)
             self._found[image_id] = found
-            self._write()
+            notes.write(self._path, self._found)
         return found
 
     def forget(self, image_id: str) -> None:
         with self._lock:
             if self._found.pop(image_id, None):
-                self._write()
+                notes.write(self._path, self._found)
 
     def keep(self, image_ids: set[str]) -> None:
         """Forget all about images that nobody wants any more."""
         for image_id in self._found.keys() - image_ids:
             self.forget(image_id)
-
-    def _write(self) -> None:
-        temporary = self._path + '.new'
-        try:
-            with open(temporary, 'w') as file:
-                json.dump(self._found, file)
-            os.replace(temporary, self._path)
-        except OSError as e:
-            # Of a full disk, say; this pass still knows.
-            LOG.warning('%s is not up to date: %s', self._path, e)

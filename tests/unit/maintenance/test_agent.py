@@ -74,10 +74,12 @@ def test_every_job_is_done_at_its_interval(override):
     override('interval', 7, 'cache_prefetch')
     override('cleanup_interval', 8, 'conversion_agent')
     override('digests_interval', 9, 'conversion_agent')
-    assert _intervals() == {'prefetch': 7, 'cleanup': 8, 'digests': 9}
+    override('verify_interval', 10, 'conversion_agent')
+    assert _intervals() == {'prefetch': 7, 'cleanup': 8, 'digests': 9,
+                            'verify': 10}
 
 
-def test_by_default_there_are_all_jobs():
+def test_by_default_there_are_all_jobs_but_one():
     assert _intervals() == {'prefetch': 300, 'cleanup': 600, 'digests': 300}
 
 

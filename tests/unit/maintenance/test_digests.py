@@ -31,6 +31,7 @@ from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
+from glance_conversion_plugins.maintenance import background
 from glance_conversion_plugins.maintenance import digests
 from tests.unit import fakes
 
@@ -284,7 +285,7 @@ def test_digests_give_way_to_conversions_of_their_node(recorded, folder):
 
 def test_digests_give_way_to_all_others_in_a_store_that_suffers(
         recorded, monkeypatch):
-    monkeypatch.setattr(digests, '_SLOW_SECONDS', 0)
+    monkeypatch.setattr(background, '_SLOW_SECONDS', 0)
     _, told = recorded
     store = _Store(_Zeros(1 << 20))
     store.suffers = True
@@ -326,7 +327,7 @@ def test_all_threads_that_compute_digests_are_nice(recorded):
         seen[threading.current_thread().name] = [
             os.getpriority(os.PRIO_PROCESS, thread.native_id)
             for thread in threading.enumerate()
-            if thread.name.startswith(('conversion', 'digests'))
+            if thread.name.startswith(('conversion', 'background'))
             or '_run' in thread.name]
 
     own = os.getpriority(os.PRIO_PROCESS, 0)

@@ -62,7 +62,7 @@ def _store(folder, content=CONTENT, **values):
 
 def _verify(rate=0, wait=None, **kwargs):
     place, = stored.recorded()
-    return verify.verify(place, throttle.Throttle(rate, wait),
+    return verify.verify(place, (throttle.Throttle(rate, wait),),
                          progress_.Progress(), **kwargs)
 
 
@@ -123,8 +123,7 @@ def test_data_that_is_elsewhere_is_not_read(folder):
     databases.add_image('active', id=(other := str(uuid.uuid4())), **RIGHT)
     databases.add_location(other, f'file://{folder.parent / path.name}')
     (folder / other).write_bytes(CONTENT)
-    report, = [verify.verify(place, throttle.Throttle(0),
-                             progress_.Progress())
+    report, = [verify.verify(place, (), progress_.Progress())
                for place in stored.recorded([other])]
     assert (report.faults, report.doubt) == (
         (), 'is not where the store puts images')
@@ -152,7 +151,7 @@ def test_what_its_store_says_of_it(folder, monkeypatch):
     assert _verify().faults == ('it has no snapshot',)
     # Without it nothing can be read, which says no more.
     monkeypatch.setattr(type(place.store), 'source', _unreadable)
-    report = verify.verify(place, throttle.Throttle(0), progress_.Progress())
+    report = verify.verify(place, (), progress_.Progress())
     assert (report.faults, report.doubt) == (('it has no snapshot',), '')
 
 
@@ -164,7 +163,7 @@ def test_an_image_that_goes_is_none_that_differs(folder):
     place = _placed(folder)
     (folder / place.image_id).write_bytes(bytes(len(CONTENT)))
     databases.delete_image(place.image_id)
-    report = verify.verify(place, throttle.Throttle(0), progress_.Progress())
+    report = verify.verify(place, (), progress_.Progress())
     assert (report.faults, report.doubt) == ((), 'is gone meanwhile')
 
 
