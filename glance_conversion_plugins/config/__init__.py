@@ -83,6 +83,14 @@ processor has no instructions for it and all its cores are in use, that takes
 time. Of a raw image, which is stored as it was uploaded, it is one more of its
 digests, and deferred with them.
 """),
+    cfg.BoolOpt('verify_after_write', default=False, help="""
+Whether an image that was converted straight into stores is read back from
+each, and compared with what was written, before it is active.
+
+If it differs, the import fails. Digests are inline then, whatever ``digests``
+says. What goes into stores by way of staging is not read back, nor is an
+upload.
+"""),
     cfg.BoolOpt('raise_min_disk', default=False, help="""
 Whether ``min_disk`` of an image is raised to what its disk needs.
 
@@ -246,10 +254,9 @@ They are computed where nobody else has worked on them for ten minutes.
 Seconds after which a stored image is verified again, as
 ``glance-conversion-manage verify`` does it; 0: none is.
 
-Set it for one agent of a cloud. What differs is an error in its log, and
-counted by the metric ``glance_conversion_agent_differing_images``; nothing is
-changed. When each image was verified is kept in ``[oslo_concurrency]
-lock_path``.
+Set it for one agent of a cloud, which keeps in ``[oslo_concurrency] lock_path``
+when each image was verified. What differs is an error in its log, and counted
+by the metric ``glance_conversion_agent_differing_images``.
 """),
     cfg.Opt('verify_rate_limit', type=values.Size(), default='100MB', help="""
 Most bytes per second that are read from stores to verify images.

@@ -25,11 +25,9 @@ from glance_conversion_plugins import cancel as cancel_
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import pipeline
-from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import room
 from glance_conversion_plugins.copying import sinks
 from glance_conversion_plugins.copying.sinks import bounded
-from glance_conversion_plugins.copying.sinks import discard
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins.copying.sources import layout as layout_source
@@ -266,17 +264,3 @@ def _stage(image: inspection.ImageInfo, policy: detection.Policy, path: str,
         qemu_img.convert(image.for_qemu, image.virtual_size, output, advance,
                          stalled, conversion.throttle.rate)
     progress.reach(image.virtual_size, written())
-
-
-def digest_source(source: sources.Source, spec: digest.DigestSpec, *,
-                  progress: progress_.Progress | None = None,
-                  cancel: cancel_.Cancel | None = None,
-                  before: Sequence[pipeline.Consumer] = ()) -> digest.Digest:
-    """Compute the digests of what a source holds.
-
-    :param before: what sees every byte in order before it is digested
-    """
-    with digest.Digests(spec) as digests:
-        pipeline.copy(source, discard.DiscardSink(), (*before, digests),
-                      progress=progress, cancel=cancel)
-        return digests.finish()

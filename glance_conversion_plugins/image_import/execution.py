@@ -19,6 +19,7 @@ from typing import NamedTuple
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying import reading
 from glance_conversion_plugins.copying.sinks import fanout
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox
@@ -194,12 +195,25 @@ def offered(context: Context, size: int, found: digest.Digest,
 
     :param size: of the disk, in bytes
     """
+    if options.reads_back():
+        _read_back(context, found, sink)
     _offer(context.request, size, found, sink)
     message = _message(context, size, 'raw')
     for store_id, error in sink.failures.items():
         message += f'. Store {store_id} failed: {error}'
     return Result(context.placeholder.path, 'raw', size, size, message,
                   found.sha256)
+
+
+def _read_back(context: Context, found: digest.Digest, sink: fanout.FanOut
+               ) -> None:
+    """See that all stores have what was written."""
+    try:
+        sink.read_back(lambda source: reading.see_equal(
+            source, options.digest_spec(), found, context.conversion))
+    except BaseException:
+        sink.abort()
+        raise
 
 
 def _offer(request: image_.ImportRequest, size: int, found: digest.Digest,

@@ -86,8 +86,14 @@ def sandbox_is_required() -> bool:
     return bool(CONF.conversion.sandbox == 'required')
 
 
+def reads_back() -> bool:
+    """Whether what was stored is read again before an image is active."""
+    return bool(CONF.conversion.verify_after_write)
+
+
 def digests_are_deferred() -> bool:
-    return bool(CONF.conversion.digests == 'deferred')
+    # What is read back is compared with the digest of what was written.
+    return bool(CONF.conversion.digests == 'deferred') and not reads_back()
 
 
 def digest_spec(is_upload: bool = False) -> digest.DigestSpec:

@@ -33,9 +33,9 @@ from oslo_concurrency import lockutils
 from oslo_config import cfg
 
 from glance_conversion_plugins import cancel as cancel_
-from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import reading
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
@@ -188,9 +188,8 @@ def _read(work: _Work, store: protocols.Adoptable, stop: cancel_.Cancel
             way = background.giving_way(f'Digests of image {work.image_id}',
                                         store, stop, work.patience())
             progress.enter('Computing digests', source.size)
-            return convert.digest_source(source, work.spec,
-                                         progress=progress, cancel=stop,
-                                         before=(way,))
+            return reading.compute(source, work.spec, progress=progress,
+                                   cancel=stop, before=(way,))
     except errors.ConversionError:
         # What is removed may be missed before it is looked for.
         if stop.is_set():

@@ -21,9 +21,9 @@ import uuid
 
 from oslo_config import cfg
 
-from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import reading
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import marks
@@ -72,7 +72,7 @@ def _digest(place: stored.StoredImage, source: sources.Source,
             progress: progress_.Progress) -> str | None:
     progress.enter('Verifying', source.size)
     algorithm = place.image['os_hash_algo'] or CONF.hashing_algorithm
-    return convert.digest_source(
+    return reading.compute(
         source, digest.DigestSpec(algorithm, checksum=False),
         progress=progress).os_hash_value
 

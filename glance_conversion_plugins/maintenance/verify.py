@@ -23,10 +23,10 @@ from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins import cancel as cancel_
-from glance_conversion_plugins.copying import convert
 from glance_conversion_plugins.copying import digest
 from glance_conversion_plugins.copying import pipeline
 from glance_conversion_plugins.copying import progress as progress_
+from glance_conversion_plugins.copying import reading
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.glance_db import records
@@ -99,7 +99,7 @@ def _of_content(image: Any, source: sources.Source,
                'recorded')
     elif digest_ := _expected(image):
         progress.enter(f'Verifying image {image["id"]}', source.size)
-        found = convert.digest_source(
+        found = reading.compute(
             source, digest.DigestSpec(digest_.algorithm, checksum=False),
             progress=progress, cancel=cancel, before=before).os_hash_value
         if found != digest_.value:

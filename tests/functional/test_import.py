@@ -210,6 +210,40 @@ def test_deferred_digests_follow(glance, configure, images):
     assert image['name'] == 'renamed'
 
 
+@pytest.mark.parametrize('store', ['ceph', 'files'])
+def test_what_was_stored_is_read_back(glance, configure, images, store):
+    """Its digests are inline then, whatever is configured."""
+    configure(conversion={'digests': 'deferred', 'verify_after_write': True})
+    qcow2, raw = images.qcow2('read-back')
+    image_id = glance.begin(qcow2, stores=[store])
+    image = glance.finish(image_id)
+    assert image['status'] == 'active', glance.message(image_id)
+    assert image['os_hash_value'] == support.digests(raw)[1]
+    glance.settled(image_id)
+
+
+@pytest.mark.parametrize('all_must', [True, False])
+def test_a_store_that_gives_back_something_else(glance, configure, images,
+                                                all_must):
+    configure(conversion={'verify_after_write': True})
+    qcow2, _ = images.slow('not-given-back')
+    image_id = glance.begin(qcow2, stores=['files', 'ceph'],
+                            all_must=all_must)
+    support.wait_for(lambda: 'Reading back' in glance.message(image_id))
+    partial, = (glance.cloud.glance.dir / 'files').glob(
+        f'.{image_id}.*.partial')
+    with open(partial, 'r+b') as f:
+        f.seek(-1, 2)
+        f.write(b'!')
+    image = glance.finish(image_id)
+    assert 'did not give back what was written' in glance.message(image_id)
+    assert image['status'] == ('queued' if all_must else 'active')
+    if not all_must:
+        assert image['stores'] == 'ceph'
+        glance.settled(image_id)
+        assert glance.present() == {'images': [image_id]}
+
+
 def test_a_later_delete_stops_nothing_else(glance, configure, images):
     configure(conversion={'digests': 'deferred'})
     qcow2, _ = images.slow('deferred-delete', size=3 * 1024 * MIB)

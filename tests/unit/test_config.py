@@ -275,7 +275,7 @@ def test_all_options_are_listed_with_help():
         'max_expansion', 'qcow2_compression', 'deployment', 'sandbox',
         'keep_upload', 'max_concurrent', 'max_concurrent_per_project',
         'unpack', 'source_hash', 'raise_min_disk', 'min_free_staging',
-        'rate_limit'}
+        'rate_limit', 'verify_after_write'}
     assert {o.name for o in listed['sparse_store']} == {
         'zero_block_size', 'data_pools', 'mount_marker'}
     assert {o.name for o in listed['cache_prefetch']} == {

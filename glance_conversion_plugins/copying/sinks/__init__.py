@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from glance_conversion_plugins.copying import room as room_
+from glance_conversion_plugins.copying import sources
 
 
 class Sink(Protocol):
@@ -89,6 +90,12 @@ class StoredSink(Sink, Protocol):
     It holds on to what it writes, so that others see that its writer lives,
     until ``hand_over``, ``release`` or ``abort``.
     """
+
+    def read_back(self) -> sources.Source:
+        """What the place has of an image that is sealed.
+
+        :raises errors.SourceFailed: if it can not be read
+        """
 
     def hand_over(self) -> None:
         """Glance has recorded a published image: take the mark off.

@@ -19,6 +19,7 @@ from typing import Any
 
 from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +79,17 @@ class FanOut:
 
     def seal(self) -> None:
         self._each(lambda target: target.seal())
+        self._abort_failed()
+
+    def read_back(self, check: Callable[[sources.Source], None]) -> None:
+        """Look at what each place has of an image that is sealed.
+
+        :param check: raises if it is not what it should be
+        """
+        self._each(lambda target: check(target.read_back()))
+        self._abort_failed()
+
+    def _abort_failed(self) -> None:
         for name in self.failures:
             self._targets[name].abort()
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import room as room_
+from glance_conversion_plugins.copying.sources import file as file_source
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder
 from glance_conversion_plugins.external import marks
@@ -141,6 +142,13 @@ class FileSink:
         file, self._file = self._file, None
         if file:
             file.close()
+
+    def read_back(self) -> file_source.FileSource:
+        # What is in memory says nothing of the disk.
+        with os_errors.translated(self._path):
+            os.posix_fadvise(self._lease, 0, 0, os.POSIX_FADV_DONTNEED)
+        return file_source.FileSource(f'/proc/self/fd/{self._lease}',
+                                      follow=True)
 
     def publish(self) -> None:
         assert self._folder     # noqa: S101

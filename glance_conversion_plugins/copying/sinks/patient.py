@@ -19,6 +19,7 @@ from typing import Any
 from glance_conversion_plugins.copying import patience
 from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying import sinks
+from glance_conversion_plugins.copying.sources import patient as patient_source
 from glance_conversion_plugins import errors
 
 LOG = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class PatientSink:
         :param name: of the store, for the log
         """
         self._sink = sink
+        self._name = name
         self._patience = patience.Patience(name)
 
     def _call(self, function: Callable[..., Any], *args: Any,
@@ -65,6 +67,9 @@ class PatientSink:
 
     def seal(self) -> None:
         self._call(self._sink.seal, seconds=_SEAL_SECONDS)
+
+    def read_back(self) -> patient_source.PatientSource:
+        return patient_source.PatientSource(self._sink.read_back, self._name)
 
     def publish(self) -> None:
         self._call(self._sink.publish)

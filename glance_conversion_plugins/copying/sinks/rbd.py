@@ -23,6 +23,7 @@ from glance_conversion_plugins.copying import courtesy
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import room as room_
 from glance_conversion_plugins.copying.sinks import window
+from glance_conversion_plugins.copying.sources import rbd as rbd_source
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import bindings
 from glance_conversion_plugins.external import marks
@@ -167,6 +168,10 @@ class RbdSink:
             self._image.flush()
             self._image.create_snap(rbd_pool.SNAPSHOT)
             self._image.protect_snap(rbd_pool.SNAPSHOT)
+
+    def read_back(self) -> rbd_source.RbdSource:
+        # By a connection of its own, whose cache has nothing of it.
+        return rbd_source.RbdSource(self._pool, self._partial)
 
     def publish(self) -> None:
         with rbd_pool.translated():

@@ -20,7 +20,7 @@ from typing import Any
 
 from glance_conversion_plugins.copying import extent
 from glance_conversion_plugins.copying import patience
-from glance_conversion_plugins.copying.sources import file
+from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import staged
 
@@ -31,7 +31,7 @@ _EXTENTS = 1000
 class PatientSource:
     """Reads what a file has, unless that takes too long."""
 
-    def __init__(self, open_source: Callable[[], file.FileSource], name: str
+    def __init__(self, open_source: Callable[[], sources.Source], name: str
                  ) -> None:
         """Open it.
 
@@ -39,7 +39,7 @@ class PatientSource:
         :raises errors.SourceFailed: if it does not answer
         """
         self._patience = patience.Patience(name)
-        self._source: file.FileSource = self._call(open_source)
+        self._source: sources.Source = self._call(open_source)
         self.size = self._source.size
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -184,14 +184,6 @@ def test_image_inside_an_image_that_shows_late_is_removed(tmp_path,
     assert 'seal' not in sink.names()
 
 
-def test_digests_of_a_source():
-    source = fakes.FakeSource(PATTERN)
-    expected = images.content(PATTERN)
-    assert convert.digest_source(source, BOTH) == digest.Digest(
-        hashlib.md5(expected).hexdigest(),
-        hashlib.sha512(expected).hexdigest())
-
-
 # By way of a file
 
 def _stage(path, disk_format, target, output_format, *options, run=None,

@@ -12,6 +12,9 @@
 
 """What imports take from the configuration."""
 
+# Both register options, as Glance does.
+from glance.async_.flows.plugins import image_conversion    # noqa: F401
+from glance.common import config    # noqa: F401
 import pytest
 
 from glance_conversion_plugins.image_import import options
@@ -80,3 +83,13 @@ def test_which_digests_are_computed_when(override, digests, checksum, inline,
     assert options.digest_spec(True) == (*all_, True)
     override('source_hash', False, 'conversion')
     assert options.digest_spec(True) == (*all_, False)
+
+
+def test_what_is_read_back_has_its_digests_inline(override):
+    override('digests', 'deferred', 'conversion')
+    assert not options.reads_back()
+    assert options.digests_are_deferred()
+    override('verify_after_write', True, 'conversion')
+    assert options.reads_back()
+    assert not options.digests_are_deferred()
+    assert options.inline_digest_spec() == options.digest_spec()

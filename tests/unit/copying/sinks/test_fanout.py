@@ -245,3 +245,38 @@ def test_copy_goes_on_with_the_sink_that_is_left():
         (n * pipeline.CHUNK, pipeline.CHUNK) for n in range(20)]
     assert bad.names()[-1] == 'abort'
     assert source.size == 16 * 20 * images.BLOCK
+
+
+# Read back
+
+def _read_back(all_must_succeed):
+    """Look at three places of which one has something else."""
+    targets = {name: fakes.FakeSink() for name in ('one', 'bad', 'two')}
+    for name, target in targets.items():
+        target.read_back = lambda name=name: name
+    seen = []
+
+    def check(found):
+        seen.append(found)
+        if found == 'bad':
+            raise ERROR
+
+    all_of_them = fanout.FanOut(targets, all_must_succeed)
+    return targets, all_of_them, seen, check
+
+
+def test_a_place_that_has_something_else_is_left_out():
+    targets, all_of_them, seen, check = _read_back(False)
+    all_of_them.read_back(check)
+    assert seen == ['one', 'bad', 'two']
+    assert all_of_them.failures == {'bad': ERROR}
+    assert all_of_them.sealed() == {'one': targets['one'],
+                                    'two': targets['two']}
+    assert targets['bad'].names()[-1] == 'abort'
+    assert 'abort' not in targets['one'].names() + targets['two'].names()
+
+
+def test_a_place_that_has_something_else_ends_it_where_all_must_succeed():
+    _, all_of_them, _, check = _read_back(True)
+    with pytest.raises(errors.StoreFull):
+        all_of_them.read_back(check)

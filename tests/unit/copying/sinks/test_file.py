@@ -13,7 +13,9 @@
 """What is special to a sink that is a file; see tests/contract for the rest.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -23,6 +25,7 @@ import threading
 import pytest
 
 from glance_conversion_plugins.copying.sinks import file as file_sink
+from glance_conversion_plugins.copying.sinks import patient as patient_sink
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import folder as folders
 from glance_conversion_plugins.external import marks
@@ -637,3 +640,30 @@ def test_leftovers_are_marked_files_only(folder):
 def test_leftovers_of_a_name_with_a_line_break(folder, state):
     (folder / f'.{OTHER}.{TASK}.{state}\n').touch()
     assert _leftovers(folder) == []
+
+
+# Read back
+
+@pytest.mark.parametrize('wrap', [
+    lambda sink: sink, lambda sink: patient_sink.PatientSink(sink, 'files')],
+    ids=['file', 'patient'])
+def test_what_is_sealed_is_read_back(folder, wrap):
+    sink = wrap(_sink(folder))
+    _write(sink, 'A-B').seal()
+    with contextlib.closing(sink.read_back()) as source:
+        assert source.size == 3 * images.BLOCK
+        assert bytes(source.read(0, source.size)) == images.content('A-B')
+    # It is still the one whose writer lives, and is published after that.
+    with open(folder / PARTIAL) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    sink.publish()
+    sink.hand_over()
+    assert (folder / IMAGE).read_bytes() == images.content('A-B')
+
+
+def test_what_changed_meanwhile_is_read_back(folder):
+    sink = _sealed(folder)
+    (folder / PARTIAL).write_bytes(images.content('B'))
+    with contextlib.closing(sink.read_back()) as source:
+        assert bytes(source.read(0, source.size)) == images.content('B')
+    sink.abort()
