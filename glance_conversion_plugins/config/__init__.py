@@ -254,9 +254,9 @@ They are computed where nobody else has worked on them for ten minutes.
 Seconds after which a stored image is verified again, as
 ``glance-conversion-manage verify`` does it; 0: none is.
 
-Set it for one agent of a cloud, which keeps in ``[oslo_concurrency] lock_path``
-when each image was verified. What differs is an error in its log, and counted
-by the metric ``glance_conversion_agent_differing_images``.
+Set it for one agent of a cloud, which notes in ``[oslo_concurrency]
+lock_path`` what it verified when. What differs is an error in its log, and
+counted by the metric ``glance_conversion_agent_differing_images``.
 """),
     cfg.Opt('verify_rate_limit', type=values.Size(), default='100MB', help="""
 Most bytes per second that are read from stores to verify images.

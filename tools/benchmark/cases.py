@@ -32,9 +32,13 @@ TITLES = {
     'g': 'pieces of 1 MiB in 1 TiB',
     'h': 'dense data, uncompressed',
     'h-raw': 'dense data, raw',
+    'xz': 'Debian image, raw, compressed by xz',
+    'zst': 'Debian image, raw, compressed by zstd',
     'vmdk': 'Debian image as streamOptimized vmdk',
     'vhdx': 'Debian image as vhdx',
 }
+# By the suffix of what they read.
+DECOMPRESSORS = {'xz': ('xz', '-dc', '-T1'), 'zst': ('zstd', '-dcq')}
 
 
 class Case(typing.NamedTuple):
@@ -46,14 +50,21 @@ class Case(typing.NamedTuple):
     disk_format: str
     virtual: int
     data: int
+    container: str = 'bare'
+    disk: pathlib.Path | None = None    # what is in a package
 
 
 def case(key):
     """One of the cases, made first if it is not in the cache."""
     path = {'a': _debian, 'b': _random, 'c': _scattered, 'd': _raw,
             'f': _fragmented, 'g': _large, 'h': _dense, 'h-raw': _dense_raw,
+            'xz': _raw, 'zst': _raw,
             'vmdk': _stream_optimized, 'vhdx': _vhdx}[key]()
-    return describe(key, TITLES[key], path)
+    found = describe(key, TITLES[key], path)
+    if key not in DECOMPRESSORS:
+        return found
+    return found._replace(path=_cached(f'debian.raw.{key}', _compress, key),
+                          container='compressed', disk=path)
 
 
 def small_data(virtual_gib):
@@ -127,6 +138,12 @@ def _dense_raw():
 
 def _raw():
     return _cached('debian.raw', _convert_debian)
+
+
+def _compress(path, key):
+    with open(path, 'wb') as file:
+        processes.run(DECOMPRESSORS[key][0], '-qc', '-T0', _raw(),
+                      stdout=file)
 
 
 def _stream_optimized():

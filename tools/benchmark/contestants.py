@@ -17,6 +17,7 @@ import os
 import threading
 import time
 
+from benchmark import cases
 from benchmark import images
 from benchmark import pool
 from benchmark import sampling
@@ -32,6 +33,7 @@ LABELS = {
     'staged': 'ours staged into stock file',
     'qemu': 'qemu-img straight to RBD',
     'import': 'qemu-img and rbd import',
+    'alone': 'the decompressor alone',
     'md5': 'md5 alone',
     'sha512': 'sha512 alone',
     'bare-sha256': 'sha256 alone',
@@ -88,6 +90,8 @@ class Contestants:
         """Measure once; with verify, look closely at the result too."""
         if key in FLOORS:
             return floor(key, case)
+        if key == 'alone':
+            return decompressed(case)
         if key == 'qemu':
             return self._rival(case, verify, self._straight)
         if key == 'import':
@@ -205,6 +209,14 @@ def floor(key, case):
     scale = case.virtual / size
     return {'seconds': (time.monotonic() - start) * scale,
             'cpu': (time.process_time() - cpu) * scale}
+
+
+def decompressed(case):
+    """The time that it takes to read a package, and throw all away."""
+    used, start = sampling.Used(), time.monotonic()
+    used.run(*cases.DECOMPRESSORS[case.key], case.path)
+    return {'seconds': time.monotonic() - start, 'cpu': used.cpu,
+            'memory': used.memory}
 
 
 def _hash(name, size):

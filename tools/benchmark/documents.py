@@ -17,6 +17,7 @@ RUNS = {
     'images': '--cases a,b --api',
     'raw': '--cases d',
     'pieces': '--cases f,g,h,h-raw --first-byte',
+    'packages': '--cases xz,zst',
     'burst': '--cases= --burst 4',
     'formats': '--cases c,vmdk,vhdx --latency --memory',
     'bluestore': '--cases a,b,c --objectstore bluestore',

@@ -31,7 +31,8 @@ class Image:
         """Create the image and, if wanted, upload its file to staging."""
         self._cloud = cloud
         self.id = self._call('POST', '', 201, json={
-            'name': f'bench-{case.key}', 'container_format': 'bare',
+            'name': f'bench-{case.key}',
+            'container_format': case.container,
             'disk_format': case.disk_format})['id']
         self._path = f'/{self.id}'
         if staged:

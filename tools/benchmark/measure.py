@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 
+from benchmark import cases
 from benchmark import contestants
 
 GLANCE = ('stock', 'inline', 'deferred')
@@ -34,6 +35,8 @@ def field(key, options):
     if key in PIECES:
         # Stock takes many minutes, and what is dense is (b).
         return dict.fromkeys(('deferred', 'qemu'), options.runs)
+    if key in cases.DECOMPRESSORS:
+        return dict.fromkeys(('deferred', 'alone'), options.runs)
     runs = dict.fromkeys((*GLANCE, *RIVALS, *contestants.FLOORS),
                          options.runs)
     if key == 'a':

@@ -25,7 +25,7 @@ def same(case, target):
     """Whether what qemu finds there has the very content of the case."""
     return processes.run(
         'qemu-img', 'compare', '-f', case.disk_format, '-F', 'raw',
-        case.path, target, check=False).returncode == 0
+        case.disk or case.path, target, check=False).returncode == 0
 
 
 class Pool:

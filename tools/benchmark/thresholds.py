@@ -77,6 +77,8 @@ def _speed(key, medians):
                   }.get(key, ('-', '-'))
     yield from _ratio(f'({key}) ours deferred / qemu-img', medians,
                       'deferred', 'qemu', must, want)
+    yield from _ratio(f'({key}) the decompressor alone / ours deferred',
+                      medians, 'alone', 'deferred', '>= 0.9', '>= 0.9')
     if key in 'ag' and {'deferred', 'qemu'} <= medians.keys():
         yield (f'({key}) ours deferred - 1.25 qemu-img, s',
                medians['deferred']['seconds']
