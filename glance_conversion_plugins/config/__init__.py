@@ -254,15 +254,15 @@ They are computed where nobody else has worked on them for ten minutes.
 Seconds after which a stored image is verified again, as
 ``glance-conversion-manage verify`` does it; 0: none is.
 
-Set it for one agent of a cloud, which notes in ``[oslo_concurrency]
-lock_path`` what it verified when. What differs is an error in its log, and
-counted by the metric ``glance_conversion_agent_differing_images``.
+Set it on one node of a cloud. What was verified when is noted in a file in
+``[oslo_concurrency] lock_path``, which should outlive a restart of the node.
+An image that differs is logged as an error.
 """),
     cfg.Opt('verify_rate_limit', type=values.Size(), default='100MB', help="""
 Most bytes per second that are read from stores to verify images.
 
 Holes are not read. Verifying also gives way to conversions on the node, and
-to a store with slow operations, for up to an hour of each image.
+to a store with slow operations, for up to an hour per image.
 """),
     cfg.PortOpt('metrics_port', help="""
 Port on 127.0.0.1 where the agent serves metrics for Prometheus.

@@ -53,6 +53,7 @@ _AFTER_PATH = {'zip': ('-x', f'{BESIDE}*')}
 
 # What is shared with zstd: few enough slots for the caches of a processor.
 _SLOT, _SLOTS = 1 << 20, 16
+_MFD_NOEXEC_SEAL = 8        # linux/memfd.h
 
 # They complain once, but for a name that may be long.
 _MOST_SAID = 64 * 1024
@@ -98,28 +99,49 @@ def decompress(path: str, kind: str, cpu_seconds: int,
                     path, kind, cpu_seconds, cancel, program.Program.pieces)
 
 
-class _Shared(contextlib.ExitStack):
+def _memory() -> int:
+    """A file that is only in memory; nobody can shorten or execute it."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        memory = os.memfd_create('glance-conversion', flags | _MFD_NOEXEC_SEAL)
+    except OSError:     # before Linux 6.3
+        memory = os.memfd_create('glance-conversion', flags)
+    try:
+        os.fchmod(memory, 0o600)
+        os.ftruncate(memory, _SLOT * _SLOTS)
+        # To read where it has no end any more ends the process that reads.
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK
+                    | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+class _Shared:
     """Memory that a confined process fills, slot after slot, in a ring.
 
     Nothing in it is believed twice: the process may be anybody's by now.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        memory = os.memfd_create('glance-conversion', os.MFD_CLOEXEC
-                                 | os.MFD_ALLOW_SEALING)
-        self.callback(os.close, memory)
-        os.ftruncate(memory, _SLOT * _SLOTS)
-        # What shrinks would take the process that reads it with it.
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK
-                    | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self._view = memoryview(mmap.mmap(memory, 0, prot=mmap.PROT_READ))
-        self.callback(self._view.release)
-        turns, self._turns = os.pipe()
-        self.callback(os.close, turns)
-        self.callback(os.close, self._turns)
-        self.descriptors = memory, turns
-        self._begin = 0     # of the slot that is filled next
+    def __enter__(self) -> '_Shared':
+        with contextlib.ExitStack() as stack:
+            memory = _memory()
+            stack.callback(os.close, memory)
+            self._view = memoryview(mmap.mmap(memory, 0, prot=mmap.PROT_READ))
+            stack.callback(self._view.release)
+            turns, self._turns = os.pipe()
+            stack.callback(os.close, turns)
+            stack.callback(os.close, self._turns)
+            # Whoever takes none of them is not waited for.
+            os.set_blocking(self._turns, False)
+            self.descriptors = memory, turns
+            self._begin = 0     # of the slot that is filled next
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     @property
     def arguments(self) -> list[str]:
@@ -140,11 +162,14 @@ class _Shared(contextlib.ExitStack):
                     yield zeros(min(_SLOT, length - begin))
 
     def _take(self, length: int) -> bytes:
-        if length > _SLOT:
+        if not 0 < length <= _SLOT:
             raise program.Overflow
         found = bytes(self._view[self._begin:self._begin + length])
         self._begin = (self._begin + _SLOT) % len(self._view)
-        os.write(self._turns, b'.')
+        try:
+            os.write(self._turns, b'.')
+        except BlockingIOError as e:
+            raise program.Overflow from e
         return found
 
 
@@ -168,7 +193,7 @@ def _run(argv: list[str], path: str, kind: str, cpu_seconds: int,
                          **kwargs) as running:
             yield from pieces(running)
     except program.Overflow as e:
-        LOG.warning('%s said far too much', kind)
+        LOG.warning('%s said far too much, or what can not be', kind)
         raise _damaged() from e
     if running.status or _GARBAGE in running.said:
         LOG.warning('%s failed with %s: %s', kind, running.status,

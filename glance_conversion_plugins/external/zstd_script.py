@@ -41,7 +41,7 @@ _MOST_ZEROS = 64 << 20
 
 # What has to be remembered of what came before: the images of "--long=29",
 # which zstd itself reads with --memory=512MB.
-_WINDOW_LOG_MAX, _LARGEST_WINDOW = 100, 29
+_D_WINDOW_LOG_MAX, _LARGEST_WINDOW = 100, 29    # the first: of zstd.h
 _READ_SIZE = 1 << 17
 
 _LIBC = ctypes.CDLL(None)
@@ -92,7 +92,7 @@ class _Decoder:
         self._file = file
         self._stream = library.ZSTD_createDStream()
         self._check(library.ZSTD_DCtx_setParameter(
-            self._stream, _WINDOW_LOG_MAX, _LARGEST_WINDOW))
+            self._stream, _D_WINDOW_LOG_MAX, _LARGEST_WINDOW))
         self._read = ctypes.create_string_buffer(_READ_SIZE)
         self._input = _Buffer(ctypes.addressof(self._read), 0, 0)
         self._missing = 0       # of a frame; 0 at its end
@@ -155,6 +155,8 @@ class _Memory:
         self.free -= 1
         if not self.free:
             self.free = len(os.read(turns, 1 << 10))
+        if not self.free:
+            raise Broken('Nobody reads what is decompressed')
 
 
 def _pieces(decoder: _Decoder, memory: _Memory, turns: int
@@ -182,8 +184,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     path, (shared, turns, size) = arguments[0], map(int, arguments[1:])
     _LIBC.prctl(_PR_SET_NAME, b'zstd', 0, 0, 0)
-    library, memory = load(), _Memory(mmap.mmap(shared, 0), size)
+    library = load()
     try:
+        memory = _Memory(mmap.mmap(shared, 0), size)
         with open(path, 'rb', buffering=0) as file:
             for piece in _pieces(_Decoder(library, file), memory, turns):
                 os.write(1, PIECE.pack(*piece))

@@ -211,6 +211,9 @@ def _read_back(context: Context, found: digest.Digest, sink: fanout.FanOut
     try:
         sink.read_back(lambda source: reading.see_equal(
             source, options.digest_spec(), found, context.conversion))
+        # Where not all must succeed, it counts as a failure of one.
+        if context.conversion.cancel.is_set():
+            raise errors.Cancelled('The conversion was stopped.')
     except BaseException:
         sink.abort()
         raise

@@ -130,9 +130,18 @@ def _digests(cancel: cancel_.Cancel, progress: progress_.Progress
 def _verify(cancel: cancel_.Cancel, progress: progress_.Progress
             ) -> Iterator[ItemResult]:
     progress.enter('Looking for images to verify')
-    known = verified.Verified(os.path.join(
-        locks.folder(lockutils.get_lock_path(CONF)),
-        'glance-conversion-verified'))
+    path = os.path.join(locks.folder(lockutils.get_lock_path(CONF)),
+                        'glance-conversion-verified')
+    if (lock := locks.acquire(f'{path}.lock')) is None:
+        raise errors.Busy('Another agent of this node verifies images.')
+    try:
+        yield from _verify_due(verified.Verified(path), cancel, progress)
+    finally:
+        os.close(lock)
+
+
+def _verify_due(known: verified.Verified, cancel: cancel_.Cancel,
+                progress: progress_.Progress) -> Iterator[ItemResult]:
     due = known.due(stored.recorded(), CONF.conversion_agent.verify_interval)
     rate = throttle.Throttle(CONF.conversion_agent.verify_rate_limit or 0,
                              cancel.wait)
@@ -157,6 +166,7 @@ def _verified(place: stored.StoredImage, rate: throttle.Throttle,
         return ItemResult('passed over', f'{place}: {e}')
     except Exception as e:
         LOG.exception('Failed: verifying %s', place)
+        known.note(verify.Report(place, doubt=f'could not be verified: {e}'))
         return ItemResult('failed', f'{place}: {e}')
     known.note(report)
     if report.faults:

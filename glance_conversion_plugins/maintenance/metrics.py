@@ -47,8 +47,8 @@ CACHE_BYTES = prometheus_client.Gauge(
 FAILING = prometheus_client.Gauge(
     f'{_PREFIX}failing_images', 'Images that could not be fetched lately')
 DIFFERING = prometheus_client.Gauge(
-    f'{_PREFIX}differing_images', 'Stored images that were not as they are '
-    'recorded when they were verified last')
+    f'{_PREFIX}differing_images', 'Images, each in a store, that were not '
+    'as they are recorded when they were verified last')
 LAYERS_MISSING = prometheus_client.Gauge(
     f'{_PREFIX}sandbox_layers_missing',
     'Layers of confinement that this node does not offer')

@@ -39,6 +39,9 @@ def read(path: str, entry: Callable[..., _T]) -> dict[str, _T]:
                     for key, values in json.load(file).items()}
     except FileNotFoundError:
         return {}
+    except OSError as e:
+        LOG.warning('%s can not be read: %s', path, e)
+        return {}
     except (ValueError, TypeError, AttributeError):
         LOG.warning('%s is damaged and starts anew', path)
         return {}

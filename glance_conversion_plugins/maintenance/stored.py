@@ -68,7 +68,9 @@ def find(image_id: str, store_id: str) -> StoredImage | None:
 def _places(image: Any, store_ids: Sequence[str]) -> Iterator[StoredImage]:
     for location in image['locations']:
         store_id = location['metadata'].get('store')
-        if store_ids and store_id not in store_ids:
+        # Of one image alone Glance lists those that are deleted too.
+        if (location['status'] != 'active'
+                or store_ids and store_id not in store_ids):
             continue
         if store := registry.find(store_id):
             yield StoredImage(image, location, store_id, store)

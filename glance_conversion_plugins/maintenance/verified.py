@@ -18,6 +18,7 @@ stopped goes on later with what waited longest.
 
 from collections.abc import Iterable
 import time
+from typing import Any
 from typing import NamedTuple
 
 from glance_conversion_plugins.maintenance import notes
@@ -26,12 +27,12 @@ from glance_conversion_plugins.maintenance import verify
 
 
 class _Entry(NamedTuple):
-    at: float       # seconds since the epoch
-    differs: bool
+    looked: float       # when, in seconds since the epoch
+    is_known: bool      # whether it could be said how it is
+    differs: bool       # when that could be said last
 
 
-def _key(place: stored.StoredImage) -> str:
-    return f'{place.image_id} {place.store_id}'
+_NEVER = _Entry(0, False, False)
 
 
 class Verified:
@@ -39,40 +40,50 @@ class Verified:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._found = notes.read(path, lambda at, differs: _Entry(
-            float(at), bool(differs)))
+        self._found = {
+            tuple(key.split(maxsplit=1)): entry
+            for key, entry in notes.read(path, _entry).items()}
 
     @property
     def differing(self) -> int:
-        """How many images differed when they were verified last."""
+        """How many differed, each in a store, when they were read last."""
         return sum(entry.differs for entry in self._found.values())
 
     def due(self, places: Iterable[stored.StoredImage], age: float
-            ) -> list[tuple[str, str]]:
+            ) -> list[tuple[str, ...]]:
         """Which images are to be verified, and in which stores.
 
         All else is forgotten: it is stored no more.
 
-        :param age: seconds since they were verified
-        :returns: (image id, store id), those that wait longest first
+        :param age: seconds since it could be said how they are
+        :returns: (image id, store id), what was not looked at for longest
+            first
         """
-        now = time.time()
-        stored_ = {_key(place): self._at(_key(place)) for place in places}
-        self._found = {key: entry for key, entry in self._found.items()
-                       if key in stored_}
-        # Of the future: the clock was wrong then, or is now.
-        due = sorted((at, key) for key, at in stored_.items()
-                     if not 0 <= now - at < age)
-        return [(key.split()[0], key.split(maxsplit=1)[1]) for _, key in due]
-
-    def _at(self, key: str) -> float:
-        entry = self._found.get(key)
-        return entry.at if entry else 0
+        now, due = time.time(), []
+        found, self._found = self._found, {}
+        for key in map(_key, places):
+            entry = found.get(key, _NEVER)
+            if key in found:
+                self._found[key] = entry
+            # Of the future: the clock was wrong then, or is now.
+            if not entry.is_known or not 0 <= now - entry.looked < age:
+                due.append((entry.looked, key))
+        return [key for _, key in sorted(due)]
 
     def note(self, report: verify.Report) -> None:
-        """Note what was found. What nobody could say is due again."""
-        if report.doubt and not report.faults:
-            return
-        self._found[_key(report.place)] = _Entry(time.time(),
-                                                 bool(report.faults))
-        notes.write(self._path, self._found)
+        """Note what was found, or that nobody could say."""
+        key = _key(report.place)
+        is_known = bool(report.faults) or not report.doubt
+        self._found[key] = _Entry(time.time(), is_known, (
+            bool(report.faults) if is_known
+            else self._found.get(key, _NEVER).differs))
+        notes.write(self._path, {' '.join(key): entry
+                                 for key, entry in self._found.items()})
+
+
+def _entry(looked: Any, is_known: Any, differs: Any) -> _Entry:
+    return _Entry(float(looked), bool(is_known), bool(differs))
+
+
+def _key(place: stored.StoredImage) -> tuple[str, ...]:
+    return place.image_id, place.store_id

@@ -79,6 +79,14 @@ def add_location(image_id, url, store='files'):
         'url': url, 'metadata': {'store': store}, 'status': 'active'})
 
 
+def delete_locations(image_id):
+    """As when an image leaves a store; the rows stay."""
+    db, context = compat.database(), compat.admin_context()
+    for location in db.image_get(context, image_id)['locations']:
+        db.image_location_delete(context, image_id, location['id'],
+                                 'deleted')
+
+
 def set_status(image_id, status):
     compat.database().image_update(compat.admin_context(), image_id,
                                    {'status': status})

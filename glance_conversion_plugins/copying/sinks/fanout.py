@@ -13,6 +13,7 @@
 """Several sinks filled in one pass."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import logging
 from typing import Any
@@ -79,18 +80,19 @@ class FanOut:
 
     def seal(self) -> None:
         self._each(lambda target: target.seal())
-        self._abort_failed()
+        self._abort(self.failures)
 
     def read_back(self, check: Callable[[sources.Source], None]) -> None:
         """Look at what each place has of an image that is sealed.
 
         :param check: raises if it is not what it should be
         """
+        before = set(self.failures)
         self._each(lambda target: check(target.read_back()))
-        self._abort_failed()
+        self._abort(self.failures.keys() - before)
 
-    def _abort_failed(self) -> None:
-        for name in self.failures:
+    def _abort(self, names: Iterable[str]) -> None:
+        for name in names:
             self._targets[name].abort()
 
     def publish(self) -> None:

@@ -144,11 +144,15 @@ class FileSink:
             file.close()
 
     def read_back(self) -> file_source.FileSource:
-        # What is in memory says nothing of the disk.
-        with os_errors.translated(self._path):
+        try:
+            # What is in memory says nothing of the disk.
             os.posix_fadvise(self._lease, 0, 0, os.POSIX_FADV_DONTNEED)
-        return file_source.FileSource(f'/proc/self/fd/{self._lease}',
-                                      follow=True)
+            return file_source.FileSource(f'/proc/self/fd/{self._lease}',
+                                          follow=True)
+        except OSError as e:
+            LOG.warning('%s can not be read back', self._names, exc_info=True)
+            raise errors.SourceFailed(
+                'The stored image could not be read.') from e
 
     def publish(self) -> None:
         assert self._folder     # noqa: S101

@@ -13,9 +13,12 @@
 """What comes out of a zstd file, by way of memory that is shared."""
 
 import contextlib
+import errno
 import mmap
 import os
 import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -133,10 +136,39 @@ def test_it_changes_nothing_that_was_read(shared):
         assert first == b'first'
 
 
-@pytest.mark.parametrize('length', [MIB + 1, (1 << 32) - 1])
-def test_it_says_that_there_is_more_than_can_be(shared, length):
+@pytest.mark.parametrize('length', [0, MIB + 1, (1 << 32) - 1])
+def test_it_says_that_there_is_what_can_not_be(shared, length):
     with pytest.raises(program.Overflow):
         _told(shared, PIECE.pack(length, True))
+
+
+def test_nobody_waits_for_it_to_take_its_turns(shared):
+    with pytest.raises(program.Overflow):
+        _told(shared, PIECE.pack(1, True) * 100_000)
+
+
+def test_what_is_shared_is_no_program(shared):
+    """No barrier to programs holds for a file that is only in memory."""
+    memory, _ = shared.descriptors
+    true = pathlib.Path('/bin/true').read_bytes()
+    os.pwrite(memory, true, 0)
+    done = subprocess.run(
+        [sys.executable, '-c', 'import os, sys\n'
+         'try: os.execv(sys.argv[1], ["true"])\n'
+         'except PermissionError: sys.exit(7)', f'/proc/self/fd/{memory}'],
+        pass_fds=[memory])
+    assert done.returncode == 7
+
+
+def test_no_descriptor_is_left_where_there_are_too_few(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, 'Too many open files')
+
+    for module, name in ((mmap, 'mmap'), (os, 'pipe'), (os, 'fchmod')):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with pytest.raises(OSError), decompressor._Shared():
+                pass
 
 
 @pytest.mark.parametrize('at', range(2 * PIECE.size + 1))

@@ -13,9 +13,15 @@
 """What is looked at before anything is done with an image."""
 
 import contextlib
+import hashlib
+import types
 
 import pytest
 
+from glance_conversion_plugins import cancel as cancel_
+from glance_conversion_plugins.copying import conversion as conversion_
+from glance_conversion_plugins.copying import digest
+from glance_conversion_plugins.copying.sinks import fanout
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox_exec
 from glance_conversion_plugins.image_import import execution
@@ -23,6 +29,7 @@ from glance_conversion_plugins.image_import import image as image_
 from tests.contract import images
 from tests.hostile import qcow2
 from tests.hostile import raw
+from tests.unit import fakes
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -118,3 +125,42 @@ def test_where_glance_does_not_ask_neither_do_we(tmp_path, override, must,
     path = tmp_path / 'disk'
     path.write_bytes(qcow2.plain())
     execution.see_keepable(_declared('iso', container_format), str(path))
+
+
+# What was stored is read back
+
+class _Target(fakes.FakeSink):
+    def __init__(self, before_read=None):
+        super().__init__()
+        self._before_read = before_read
+
+    def read_back(self):
+        source = fakes.FakeSource('AB', self._before_read)
+        source.close = lambda: None
+        return source
+
+
+def _read_back(targets, cancel=None):
+    sink = fanout.FanOut(targets, all_must_succeed=False)
+    context = types.SimpleNamespace(
+        conversion=conversion_.Conversion(cancel))
+    execution._read_back(context, digest.Digest(
+        None, hashlib.sha512(images.content('AB')).hexdigest()), sink)
+
+
+@pytest.mark.usefixtures('override')
+def test_all_places_are_read_back():
+    targets = {'one': _Target(), 'two': _Target()}
+    _read_back(targets)
+    assert [target.names() for target in targets.values()] == [[], []]
+
+
+@pytest.mark.usefixtures('override')
+def test_an_import_that_is_stopped_amid_the_last_place():
+    """It is no failure of that place, with which the others would go on."""
+    cancel = cancel_.Cancel()
+    targets = {'one': _Target(), 'two': _Target(lambda at: cancel.set())}
+    with pytest.raises(errors.Cancelled):
+        _read_back(targets, cancel)
+    for target in targets.values():
+        assert target.names()[-1] == 'abort'

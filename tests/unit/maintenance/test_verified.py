@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """Images that an agent verifies by and by; database and files are real."""
 
 import hashlib
@@ -68,9 +69,9 @@ def clock(monkeypatch):
     return now
 
 
-def _store(folder, content=CONTENT, **values):
+def _store(folder, content=CONTENT, image_id=None, **values):
     """An image with some content; returns its path."""
-    image_id = str(uuid.uuid4())
+    image_id = image_id or str(uuid.uuid4())
     databases.add_image('active', id=image_id, size=len(CONTENT), **(
         {'os_hash_algo': 'sha256', 'checksum': None,
          'os_hash_value': hashlib.sha256(CONTENT).hexdigest()} | values))
@@ -216,9 +217,51 @@ def test_it_is_read_no_faster_than_allowed(folder, override, monkeypatch):
     for _ in range(3):
         _store(folder)
     _pass()
-    # One after the other: 5,000 bytes that are no zeros take a second, and
-    # the file of a test has no holes.
-    assert sum(waited) >= 2
+    # All but the first wait until those before them were due.
+    assert sum(waited) == pytest.approx(
+        sum(len(CONTENT) / 5000 * before for before in (1, 2)), rel=0.1)
+
+
+def test_two_agents_of_a_node_do_not_verify_at_once(folder, monkeypatch):
+    _store(folder)
+    original, refused = verify.verify, []
+
+    def verifying(*args):
+        with pytest.raises(errors.Busy):
+            _pass()
+        refused.append(True)
+        return original(*args)
+
+    monkeypatch.setattr(verify, 'verify', verifying)
+    assert _pass()[0] is True
+    assert refused == [True]
+    assert _pass() == (True, ['nothing to do'])
+
+
+def test_an_image_that_came_back_under_another_url(folder):
+    """Where it was before is recorded still, as deleted."""
+    image_id = str(uuid.uuid4())
+    databases.add_image('active', id=image_id, size=len(CONTENT),
+                        os_hash_algo='sha256', checksum=None,
+                        os_hash_value=hashlib.sha256(CONTENT).hexdigest())
+    databases.add_location(image_id, f'file:///elsewhere/{image_id}')
+    databases.delete_locations(image_id)
+    databases.add_location(image_id, f'file://{folder / image_id}')
+    (folder / image_id).write_bytes(CONTENT)
+    assert _pass()[1] == [f'image {image_id} in store files: is as it was '
+                          'recorded']
+
+
+def test_those_in_doubt_do_not_keep_others_waiting(folder, clock, monkeypatch):
+    first = _store(folder, image_id='00000000-0000-4000-8000-000000000000')
+    with monkeypatch.context() as patch:
+        patch.setattr(verify, 'verify', lambda place, *args: verify.Report(
+            place, doubt='could not be verified'))
+        _pass()
+    clock[0] += 60
+    second = _store(folder)
+    assert [words.split()[1] for words in _pass()[1]] == [second.name,
+                                                          first.name]
 
 
 def test_it_gives_way_to_conversions_of_its_node(folder, known):

@@ -276,6 +276,13 @@ def test_a_place_that_has_something_else_is_left_out():
     assert 'abort' not in targets['one'].names() + targets['two'].names()
 
 
+def test_a_place_that_failed_before_is_left_alone():
+    targets, all_of_them, _, check = _read_back(False)
+    all_of_them.failures['one'] = ERROR
+    all_of_them.read_back(check)
+    assert targets['one'].calls == []
+
+
 def test_a_place_that_has_something_else_ends_it_where_all_must_succeed():
     _, all_of_them, _, check = _read_back(True)
     with pytest.raises(errors.StoreFull):

@@ -661,6 +661,19 @@ def test_what_is_sealed_is_read_back(folder, wrap):
     assert (folder / IMAGE).read_bytes() == images.content('A-B')
 
 
+def test_what_can_not_be_opened_again(folder, monkeypatch):
+    sink = _sealed(folder)
+
+    def fail(*args):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'posix_fadvise', fail)
+        with pytest.raises(errors.SourceFailed, match='could not be read'):
+            sink.read_back()
+    sink.abort()
+
+
 def test_what_changed_meanwhile_is_read_back(folder):
     sink = _sealed(folder)
     (folder / PARTIAL).write_bytes(images.content('B'))
