@@ -114,6 +114,7 @@ def options(argv=None):
 def measure_all(cloud, chosen, results):
     """Everything that was asked for, into results."""
     contest = contestants.Contestants(cloud)
+    contest.warm_up()
     for key in chosen.cases:
         case = cases.case(key)
         found = measure.compare(contest, case, measure.field(key, chosen))

@@ -106,6 +106,15 @@ class Contestants:
         glance.reconfigure(overrides(key, self._cloud.settings.venv))
         return glance
 
+    def warm_up(self):
+        """Let the OSD have the memory that the largest image takes.
+
+        A memstore gets it page by page when it is first used, for which the
+        first contestant would pay: 19 s for 4 GiB that later take 6.
+        """
+        self._pool.fill('6G')
+        self._pool.empty()
+
     def empty(self):
         """Leave nothing for the next contestant."""
         self._pool.empty()

@@ -65,6 +65,12 @@ class Pool:
                 spec += '@snap'
             self._ceph.run('rbd', *command.split(), spec, check=False)
 
+    def fill(self, size):
+        """Write so much into an image."""
+        self._ceph.run('rbd', 'create', '--size', size, f'{POOL}/fill')
+        self._ceph.run('rbd', 'bench', '--io-type', 'write', '--io-size',
+                       '4M', '--io-total', size, f'{POOL}/fill')
+
     def empty(self, timeout=180):
         """Remove leftovers, and wait until the OSD is done with it.
 
