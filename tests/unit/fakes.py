@@ -101,6 +101,10 @@ class FakeSink:
     def seal(self):
         self._called('seal')
 
+    def read_back(self):
+        self._called('read_back')
+        return FakeSource('')
+
     def publish(self):
         self._called('publish')
 
