@@ -111,6 +111,10 @@ def test_what_the_page_on_benchmarks_says_first():
             ('digests follow after {} s',
              f'{median("images", "a", "deferred", "digests"):.0f}')):
         assert how.format(ratio) in text
+    burst = published('burst')['burst']['4']['median']
+    assert (f'active after {burst["together"]:.1f} s; one after the other '
+            f'they take {burst["alone"]:.1f} s') in text
+    assert f'takes {burst["p95"]:.0f} ms at most' in text
     for kind in 'rbd', 'file':
         ours, stock = (exact('stores-read', 'download', store)
                        for store in (f'sparse_{kind}', kind))
