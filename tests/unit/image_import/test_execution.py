@@ -135,9 +135,8 @@ class _Target(fakes.FakeSink):
         self._before_read = before_read
 
     def read_back(self):
-        source = fakes.FakeSource('AB', self._before_read)
-        source.close = lambda: None
-        return source
+        super().read_back()
+        return fakes.FakeSource('AB', self._before_read)
 
 
 def _read_back(targets, cancel=None):
@@ -152,7 +151,18 @@ def _read_back(targets, cancel=None):
 def test_all_places_are_read_back():
     targets = {'one': _Target(), 'two': _Target()}
     _read_back(targets)
-    assert [target.names() for target in targets.values()] == [[], []]
+    for target in targets.values():
+        assert target.names() == ['read_back']
+
+
+@pytest.mark.usefixtures('override')
+def test_no_place_has_what_was_written():
+    targets = {'one': fakes.FakeSink(), 'two': fakes.FakeSink()}
+    with pytest.raises(errors.SinkFailed, match='did not give back'):
+        _read_back(targets)
+    for target in targets.values():
+        assert target.names()[0] == 'read_back'
+        assert target.names()[-1] == 'abort'
 
 
 @pytest.mark.usefixtures('override')
