@@ -10,15 +10,17 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Whether it is the file that can not be read, before its image is blamed.
+"""Files in staging: whether they can be read, and how they go.
 
 qemu has one word, EIO, for a stream that does not decode and for a disk that
-does not answer. So once an image seems to be damaged, its file is read.
+does not answer. So once an image seems to be damaged, its file is read before
+the image is blamed.
 """
 
 from collections.abc import Callable
 import errno
 import os
+import threading
 import time
 
 from glance_conversion_plugins import errors
@@ -58,3 +60,19 @@ def _data(fd: int, at: int, end: int) -> int:
     except OSError as e:
         # None up to the end; or the file system can not tell.
         return end if e.errno == errno.ENXIO else at
+
+
+def unlink(path: str) -> None:
+    """Remove a file, without a wait for what it holds to be freed.
+
+    That is when the last who has it open closes it, and takes the kernel 0.9 s
+    where 4 GiB are cached.
+
+    :raises OSError: as ``os.unlink`` does
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.unlink(path)
+    finally:
+        threading.Thread(target=os.close, args=(fd,), daemon=True,
+                         name='free-staging').start()

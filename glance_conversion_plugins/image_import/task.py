@@ -28,6 +28,7 @@ from taskflow import task
 from glance_conversion_plugins.copying import conversion as conversion_
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import retry
 from glance_conversion_plugins.image_import import completion
@@ -253,7 +254,7 @@ def _remove(paths: set[str]) -> None:
     """Remove staged files, where they are still there."""
     for path in paths:
         try:
-            os.unlink(path)
+            staged.unlink(path)
         except FileNotFoundError:
             LOG.debug('%s is gone already', path)
         except OSError:

@@ -22,6 +22,7 @@ import os
 
 from glance_conversion_plugins.copying import unpack
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
 from glance_conversion_plugins.image_import import options
@@ -73,4 +74,4 @@ def _unpack(action: decision.Action, package: unpack.Package,
         return result
     finally:
         if result is None or result.path != path:
-            os.unlink(path)
+            staged.unlink(path)

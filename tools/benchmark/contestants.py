@@ -28,6 +28,7 @@ LABELS = {
     'inline': 'ours, digests inline',
     'deferred': 'ours, digests deferred',
     'sha256': 'ours, sha256 alone, inline',
+    'unhashed': 'ours, nothing hashed before it is active',
     'stock-file': 'stock Glance, file store',
     'file': 'ours into sparse_file, inline',
     'staged': 'ours staged into stock file',
@@ -65,6 +66,10 @@ def overrides(key, venv):
     if key == 'sha256':
         ours['DEFAULT']['hashing_algorithm'] = 'sha256'
         return ours | {'conversion': {'legacy_checksum': False}}
+    if key == 'unhashed':
+        # Not even what was uploaded, which is not kept until later.
+        return ours | {'conversion': {'digests': 'deferred',
+                                      'source_hash': False}}
     return ours | {'conversion': {'digests': key}}
 
 

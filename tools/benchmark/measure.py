@@ -34,7 +34,7 @@ def field(key, options):
     """Who runs in a case, and how many times."""
     if key in PIECES:
         # Stock takes many minutes, and what is dense is (b).
-        return dict.fromkeys(('deferred', 'qemu'), options.runs)
+        return dict.fromkeys(('deferred', 'unhashed', 'qemu'), options.runs)
     if key in cases.DECOMPRESSORS:
         return dict.fromkeys(('deferred', 'alone'), options.runs)
     runs = dict.fromkeys((*GLANCE, *RIVALS, *contestants.FLOORS),

@@ -14,6 +14,8 @@
 
 import os
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -144,3 +146,40 @@ def test_an_image_that_is_damaged_still_is(tmp_path):
             source.read(0, 4 * images.BLOCK)
     finally:
         source.close()
+
+
+def _free(disk):
+    return os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+
+
+def test_a_file_goes_at_once_and_is_freed_by_and_by(disk, monkeypatch):
+    path = disk / 'upload'
+    path.write_bytes(os.urandom(4 * MIB))
+    before, may_close, close = _free(disk), threading.Event(), os.close
+
+    def wait_and_close(fd):
+        may_close.wait()
+        close(fd)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'close', wait_and_close)
+        staged.unlink(path)
+        assert not os.path.lexists(path)
+        assert _free(disk) == before
+        may_close.set()
+        deadline = time.monotonic() + 10
+        while _free(disk) < before + 4 * MIB:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_link_goes_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / 'other').write_bytes(b'other')
+    (tmp_path / 'upload').symlink_to('other')
+    staged.unlink(tmp_path / 'upload')
+    assert os.listdir(tmp_path) == ['other']
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        staged.unlink(tmp_path / 'upload')
