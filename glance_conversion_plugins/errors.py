@@ -30,6 +30,7 @@
     │   ├── NotStored
     │   ├── AlreadyStored
     │   └── Fenced            it was taken from its writer
+    ├── ApiFailed             Glance did not do what it was asked to
     ├── StagingFull           the node has no room for what it converts
     ├── Busy                  another process does the same
     ├── Stalled               nothing moved for too long
@@ -115,6 +116,10 @@ class Fenced(SinkFailed):
     def __init__(self) -> None:
         super().__init__('The import was silent for so long that it counted '
                          'as dead; import the image again.')
+
+
+class ApiFailed(ConversionError):
+    """Glance did not do what its API was asked to."""
 
 
 class StagingFull(ConversionError):

@@ -29,6 +29,7 @@ from oslo_config import cfg
 from oslo_log import log as logging
 
 from glance_conversion_plugins.cmd import address
+from glance_conversion_plugins.cmd import convert
 from glance_conversion_plugins.cmd import display
 from glance_conversion_plugins.cmd import inspect
 from glance_conversion_plugins.cmd import service
@@ -63,6 +64,7 @@ def _add_commands(subparsers: Any) -> None:
     parser.add_argument(
         '--dry-run', action='store_true', help='only say which images')
     parser.set_defaults(run=digests_)
+    convert.add_command(subparsers)
     _add_stored(subparsers)
     parser = subparsers.add_parser(
         'inspect', help='say what an import of a file would come to')

@@ -21,6 +21,7 @@ Glance uploads.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set
 import enum
 import os
 from typing import NamedTuple
@@ -104,14 +105,24 @@ def only_rbd(decision: Decision, kinds: Mapping[str, str | None]) -> Decision:
     return decision
 
 
+def is_signed(names: Set[str]) -> bool:
+    """Whether Glance verifies a signature of what has such properties."""
+    return names >= _SIGNATURE
+
+
+def has_key(names: Set[str]) -> bool:
+    """Whether such properties name the key of an encrypted image."""
+    return any(names >= key for key in _KEYS)
+
+
 def _why_kept(declaration: image.Declaration, path: str) -> str | None:
     names = declaration.properties.keys()
-    if names >= _SIGNATURE:
+    if is_signed(names):
         return ('it is signed, and a converted image would not match its '
                 'signature')
     # A property alone would let anyone avoid conversion, and its checks.
-    if (any(names >= key for key in _KEYS)
-            and detection.is_encrypted(path, declaration.disk_format)):
+    if has_key(names) and detection.is_encrypted(path,
+                                                 declaration.disk_format):
         return 'it is encrypted'
     if declaration.container_format not in ('bare', *PACKAGES):
         return f'its container format is {declaration.container_format}'

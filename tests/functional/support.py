@@ -338,14 +338,19 @@ class Service:
             for path in (self.cloud.glance.dir / folder).iterdir():
                 path.unlink()
 
-    def manage(self, *args):
+    def manage(self, *args, user='admin'):
         """Run glance-conversion-manage on this Glance's configuration."""
-        env = dict(os.environ,
-                   OS_GLANCE_CONFIG_DIR=str(self.cloud.glance.config_dir))
         return subprocess.run(
-            [self.cloud.settings.bin('glance-conversion-manage'), *args],
-            env=env, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=300)
+            self.manage_command(*args), env=self.manage_environ(user),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=300)
+
+    def manage_command(self, *args):
+        return [self.cloud.settings.bin('glance-conversion-manage'), *args]
+
+    def manage_environ(self, user='admin'):
+        return os.environ | self.cloud.environ(user) | {
+            'OS_GLANCE_CONFIG_DIR': str(self.cloud.glance.config_dir)}
 
 
 # Somewhat more than "osd client watch timeout" of the cloud.
