@@ -39,10 +39,14 @@ class Clock:
             with self._lock:
                 self._spent[stage] += self._now() - start
 
-    def __str__(self) -> str:
+    def spent(self) -> dict[str, float]:
+        """Seconds of each stage so far."""
         with self._lock:
-            return ', '.join(f'{stage} {spent:.2f} s'
-                             for stage, spent in self._spent.items())
+            return dict(self._spent)
+
+    def __str__(self) -> str:
+        return ', '.join(f'{stage} {spent:.2f} s'
+                         for stage, spent in self.spent().items())
 
 
 class Progress:

@@ -49,8 +49,9 @@ def connect() -> 'ImageApi':
             min_version='2', max_version='2.latest'))
     except (sdk_exceptions.ConfigException, exceptions.ClientException) as e:
         raise errors.Misconfigured(
-            'This command needs the rights of an administrator: set OS_AUTH_URL '
-            f'and so on, or OS_CLOUD, as for the openstack client ({e})'
+            'This command needs the rights of an administrator: set '
+            'OS_AUTH_URL and so on, or OS_CLOUD, as for the openstack client '
+            f'({e})'
         ) from e
 
 

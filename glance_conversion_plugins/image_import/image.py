@@ -63,6 +63,11 @@ class ImportedImage:
         self._stores = stores
 
     @property
+    def request(self) -> str:
+        """The request that asked for the import, by its id."""
+        return str(getattr(self._context, 'request_id', None) or '')
+
+    @property
     def project(self) -> str:
         """The project that imports it."""
         return str(getattr(self._context, 'owner', None) or '')

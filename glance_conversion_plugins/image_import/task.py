@@ -30,13 +30,14 @@ from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import staged
 from glance_conversion_plugins.glance_db import compat
-from glance_conversion_plugins.glance_db import retry
 from glance_conversion_plugins.image_import import completion
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import execution
+from glance_conversion_plugins.image_import import failure
 from glance_conversion_plugins.image_import import heartbeat
 from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.image_import import image as image_
+from glance_conversion_plugins.image_import import journal
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.image_import import unpacking
 from glance_conversion_plugins.maintenance import digests
@@ -65,6 +66,10 @@ class ConvertImage(task.Task):
         self._is_interrupted = False
         # Of a conversion that has begun.
         self._context: execution.Context | None = None
+        self._journal = journal.Journal(
+            image=request.image_id, task=request.task_id,
+            request=image.request, plugin=type(self).__name__,
+            stores=','.join(s for s in request.stores if s))
 
     def execute(self, file_path: str, **kwargs: Any) -> str:
         """Convert ``file_path``, a file:// URI.
@@ -77,10 +82,11 @@ class ConvertImage(task.Task):
         path = file_path.removeprefix(_FILE)
         self._staged.add(path)
         try:
-            # What a plugin has made of the upload can only be gone on with.
-            if self._is_upload(path):
-                heartbeat.check_stopping()
-            return _FILE + self._execute(path)
+            with self._journal.told():
+                # What a plugin has made of it can only be gone on with.
+                if self._is_upload(path):
+                    heartbeat.check_stopping()
+                return _FILE + self._execute(path)
         except errors.Stopping as e:
             self._is_interrupted = True
             raise compat.exception.UploadException(self._advice(e)) from e
@@ -88,10 +94,12 @@ class ConvertImage(task.Task):
             raise compat.exception.UploadException(str(e)) from e
         except Exception as e:
             LOG.exception('Conversion of image %s failed', image_id)
-            raise _failure(e) from e
+            raise failure.of(e) from e
 
     def _execute(self, path: str) -> str:
         declaration = self._image.declaration()
+        self._journal.note(format=declaration.disk_format,
+                           container=declaration.container_format)
         stores = {s: registry.find(s) for s in self._request.stores}
         decided = self._decide(declaration, path, {
             store_id: store.kind if store else None
@@ -109,7 +117,11 @@ class ConvertImage(task.Task):
                 socket.gethostname())),
             conversion_.Conversion(node=options.node()))
         size = os.path.getsize(path)
+        self._journal.note(upload_bytes=size)
         result, found = self._convert(decided.action, self._context)
+        self._journal.note(outcome=journal.DONE[decided.action],
+                           to=result.disk_format,
+                           disk_bytes=result.virtual_size)
         self._complete(self._context, result,
                        identity.properties(declaration, size, found))
         return result.path
@@ -124,6 +136,9 @@ class ConvertImage(task.Task):
         # For what an owner chose, and not this deployment.
         if decided.concerns_owner:
             execution.see_keepable(declaration, path)
+            self._journal.note(outcome='kept', reason=decided.reason)
+        else:
+            self._journal.omit()
         self._explain(decided)
 
     @contextlib.contextmanager
@@ -135,6 +150,15 @@ class ConvertImage(task.Task):
                 yield
             except errors.Cancelled as e:
                 raise beating.reason or e from e
+
+    @contextlib.contextmanager
+    def _measured(self, conversion: conversion_.Conversion) -> Iterator[None]:
+        """Note what it took, whatever it comes to."""
+        try:
+            yield
+        finally:
+            self._journal.note(written_bytes=conversion.progress.written)
+            self._journal.spent(conversion.clock.spent())
 
     def _decide(self, declaration: image_.Declaration, path: str,
                 kinds: Mapping[str, str | None]) -> decision.Decision:
@@ -152,7 +176,7 @@ class ConvertImage(task.Task):
     def _convert(self, action: decision.Action, context: execution.Context
                  ) -> tuple[execution.Result, identity.Hash | None]:
         conversion = context.conversion
-        with self._beating(conversion):
+        with self._beating(conversion), self._measured(conversion):
             context.placeholder.create()
             with slots.hold(options.slots(), options.node().locks,
                             conversion.progress, conversion.cancel,
@@ -268,22 +292,3 @@ class RbdDirectConvert(ConvertImage):
                 kinds: Mapping[str, str | None]) -> decision.Decision:
         return decision.only_rbd(super()._decide(declaration, path, kinds),
                                  kinds)
-
-
-def _failure(error: Exception) -> Any:
-    """What the owner of an image is told of an error that is not ours."""
-    if isinstance(error, FileNotFoundError):
-        return compat.exception.UploadException(
-            'The conversion failed: the upload is gone from staging; upload '
-            'the image again.')
-    if isinstance(error, OSError):
-        return compat.exception.UploadException(
-            'The conversion failed: the node that does it has a problem with '
-            f'its disk ({error.strerror}).')
-    if isinstance(error, retry.AWAY):
-        return compat.exception.UploadException(
-            'The conversion failed: the database of this cloud did not '
-            'answer; import the image again.')
-    return compat.exception.UploadException(
-        'The conversion failed for a reason that only the operator of this '
-        'cloud can see.')

@@ -11,7 +11,7 @@
 #    under the License.
 
 
-"""What the agent counts, for Prometheus."""
+"""What the agent counts, and what it knows of others, for Prometheus."""
 
 from collections.abc import Callable
 import logging
@@ -23,6 +23,7 @@ import prometheus_client
 from glance_conversion_plugins.copying import slots
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import sandbox
+from glance_conversion_plugins.maintenance import tally
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -75,4 +76,6 @@ def serve(port: int) -> None:
     for kind in (slots.CONVERSION, slots.DIGESTS):
         for state in slots.Usage._fields:
             SLOTS.labels(kind.name, state).set_function(_slots(kind, state))
+    prometheus_client.REGISTRY.register(
+        tally.Collector(lockutils.get_lock_path(CONF)))
     prometheus_client.start_http_server(port, addr='127.0.0.1')

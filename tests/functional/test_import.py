@@ -14,6 +14,8 @@
 
 import hashlib
 import os
+import re
+import shlex
 import subprocess
 
 import pytest
@@ -347,3 +349,36 @@ def locations_of(cloud, image_id):
             'SELECT value, meta_data, status FROM image_locations '
             'WHERE image_id = %s AND deleted = 0', (image_id,))
         return cursor.fetchall()
+
+
+def lines_of(glance, image_id):
+    """What the log of Glance says of an import, for programs."""
+    log = (glance.cloud.root / 'log' / 'glance-api.log').read_text()
+    return [dict(word.split('=', 1) for word in shlex.split(found))
+            for found in re.findall(r' import (image=.*)$', log, re.MULTILINE)
+            if image_id in found]
+
+
+def test_one_line_tells_of_an_import(glance, images):
+    path, raw = images.qcow2('told')
+    image = glance.imported(path)
+    line, = lines_of(glance, image['id'])
+    task = glance.task(image['id'])
+    assert {name: line[name] for name in (
+        'task', 'request', 'plugin', 'outcome', 'reason', 'format', 'to',
+        'stores', 'upload_bytes', 'disk_bytes')} == {
+            'task': task['id'], 'request': task['request_id'],
+            'plugin': 'RbdDirectConvert', 'outcome': 'converted',
+            'reason': '-', 'format': 'qcow2', 'to': 'raw', 'stores': 'ceph',
+            'upload_bytes': str(path.stat().st_size),
+            'disk_bytes': str(raw.stat().st_size)}
+    assert 0 < int(line['written_bytes']) < int(line['disk_bytes'])
+    assert float(line['read_seconds']) > 0
+
+    path.write_bytes(path.read_bytes()[:-70_000])
+    image, _ = glance.refused(path, stores=('local',))
+    line, = lines_of(glance, image['id'])
+    assert {name: line[name] for name in (
+        'plugin', 'outcome', 'reason', 'stores')} == {
+            'plugin': 'ConvertImage', 'outcome': 'refused',
+            'reason': 'DamagedImage', 'stores': 'local'}

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -467,9 +468,21 @@ def test_reload(glance, node):
     node.assert_only(image_id)
 
 
-def test_metrics(glance, node):
+def imports_counted(found, outcome, reason):
+    """The sum of a counter over all formats."""
+    labels = f'outcome="{outcome}",reason="{reason}"'
+    return sum(float(value) for value in re.findall(
+        f'^glance_conversion_imports_total{{.*{labels}}} (.*)$', found,
+        re.MULTILINE))
+
+
+def test_metrics(glance, node, images):
     image_id = raw(glance, DENSE)
     node.queue(image_id)
+    path, _ = images.qcow2('counted')
+    glance.imported(path)
+    path.write_bytes(path.read_bytes()[:-70_000])
+    glance.refused(path)
     with socket.create_server(('127.0.0.1', 0)) as probe:
         port = probe.getsockname()[1]
 
@@ -491,6 +504,9 @@ def test_metrics(glance, node):
     assert f'{name}_slots{{kind="conversion",state="held"}} 0.0' in found
     assert f'{name}_images_total{{job="prefetch",result="fetched"}} 1.0' in (
         found)
+    assert imports_counted(found, 'converted', '') >= 1
+    assert imports_counted(found, 'refused', 'DamagedImage') >= 1
+    assert 'glance_conversion_stage_seconds_count{stage="check"}' in found
 
 
 def test_says_what_is_wrong_with_the_configuration(glance, node):

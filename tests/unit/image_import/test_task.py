@@ -33,6 +33,7 @@ class _Image:
 
     def __init__(self):
         self.given_back = []
+        self.request = 'req-1'
 
     def declaration(self):
         return image_.Declaration('raw', 'bare', {})
