@@ -9,11 +9,14 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """``glance-conversion-manage convert``: what is stored becomes raw."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import logging
 from typing import Any
+import uuid
 
 from oslo_config import cfg
 
@@ -39,9 +42,9 @@ def add_command(subparsers: Any) -> None:
         'convert', help='let raw images take the place of stored ones that '
                         'are qcow2, vmdk, vdi, vhd or vhdx')
     parser.add_argument(
-        '--dry-run', action='store_true', help='only say what would become '
-                                               'of each, and how much room '
-                                               'that takes')
+        '--dry-run', action='store_true',
+        help='only say what would become of each, and how much room that '
+             'takes')
     parser.add_argument(
         '--store', action='append', default=[], metavar='STORE',
         help='where to; may be given again; where each of them is, or the '
@@ -51,8 +54,8 @@ def add_command(subparsers: Any) -> None:
         help='leave so much room in each store')
     parser.add_argument(
         '--retire', action='store_true',
-        help='delete images whose place was taken, once nothing is wrong with '
-             'what took it')
+        help='convert nothing, but delete images whose place was taken, once '
+             'what took it was read and found right')
     parser.add_argument(
         '--grace', type=float, default=_GRACE, metavar='SECONDS',
         help=f'how long ago that has to be; {_GRACE} if not given')
@@ -68,86 +71,103 @@ def run(args: Any) -> int:
         raise errors.Misconfigured(
             'Nothing can become raw: the output_format of this cloud is '
             f'{options.output_format()}.')
-    api, failed, room = image_api.connect(), 0, 0
+    _see_ours(args.store)
+    api, failed = image_api.connect(), False
+    treat = _retire if args.retire else _convert
     with display.Display() as shown:
-        for image_id in _wanted(args):
+        for image in _wanted(args):
+            shown.say(f'image {image["id"]} "{image["name"] or ""}" '
+                      f'({image["disk_format"]}, '
+                      f'{units.amount(image["size"] or 0)}):')
             try:
-                image = api.show(image_id)
-                shown.say(f'image {image_id} "{image["name"] or ""}" '
-                          f'({image["disk_format"]}, '
-                          f'{units.amount(image["size"] or 0)}):')
-                words, taken = _treat(image, args, api, shown)
-                room += taken
+                target = reimport.Target(api, [], shown.progress)
+                words = treat(image, args, target)
             except Exception as e:
-                LOG.exception('Image %s stays as it is', image_id)
-                words, failed = f'stays as it is: {e}', failed + 1
+                LOG.exception('Image %s stays as it is', image['id'])
+                words, failed = f'stays as it is: {e}', True
             shown.say(f'  {words}')
-        if args.dry_run:
-            _say_room(room, shown)
-    return int(failed > 0)
+        if args.dry_run and not args.retire:
+            _say_room(shown.say)
+    return int(failed)
 
 
-def _wanted(args: Any) -> Iterator[str]:
-    """Ids of the images to treat."""
-    if not args.all:
-        yield from args.image
-        return
-    for image in records.images(status='active'):
-        names = {each['name'] for each in image['properties']
-                 if not each['deleted']}
-        is_replaced = successors.AT in names
-        if image['disk_format'] in reimport.FORMATS and (
-                args.retire or not is_replaced):
-            yield image['id']
-
-
-def _treat(image: image_api.Shown, args: Any, api: image_api.ImageApi,
-           shown: display.Display) -> tuple[str, int]:
-    """What becomes of one image, and how much room that takes at most."""
-    target = reimport.Target(api, _targets(image, args.store), shown.progress)
-    if args.retire and image.get(successors.AT):
-        if args.dry_run:
-            return 'would be deleted, if nothing is wrong', 0
-        reason = reimport.retire(image, args.grace, target)
-        return f'stays: {reason}' if reason else 'is deleted', 0
-    if reason := reimport.why_not(image):
-        return f'stays as it is: {reason}', 0
-    needed = reimport.room_needed(image)
-    if args.dry_run:
-        return (f'would become raw in {", ".join(target.stores)}, at most '
-                f'{units.amount(needed)}'), needed * len(target.stores)
-    _see_room(target.stores, needed + int(args.pool_room * 2 ** 30))
-    successor, message = reimport.convert(image, target)
-    return f'has become image {successor}: {message}', 0
-
-
-def _targets(image: image_api.Shown, wanted: list[str]) -> list[str]:
-    """The stores that an image goes into."""
-    present = (image.get('stores') or '').split(',')
-    stores = wanted or [name for name in present if registry.find(name)] or [
-        CONF.glance_store.default_backend]
+def _see_ours(stores: list[str]) -> None:
     for name in stores:
         if not registry.find(name):
             raise errors.Misconfigured(
                 f'Store {name} is not of type sparse_rbd or sparse_file; '
                 'name one that is with --store.')
+
+
+def _wanted(args: Any) -> Iterator[Any]:
+    """The images to treat, as the database has them."""
+    for image_id in args.image:
+        if (image := records.find_image(image_id)) is None:
+            raise errors.NotStored(f'There is no image {image_id}.')
+        yield image
+    for image in records.images(status='active') if args.all else ():
+        is_replaced = successors.AT in successors.properties(image)
+        if (image['disk_format'] in reimport.FORMATS
+                and is_replaced == args.retire):
+            yield image
+
+
+def _convert(image: Any, args: Any, target: reimport.Target) -> str:
+    """Convert one image; returns what has become of it."""
+    if reason := reimport.why_not(image):
+        return f'stays as it is: {reason}'
+    target = target._replace(stores=_targets(image, args.store))
+    size = image['virtual_size']
+    if args.dry_run:
+        most = f'at most {units.amount(size)}' if size else (
+            'it is not recorded how much that takes')
+        return f'would become raw in {", ".join(target.stores)}; {most}'
+    _see_room(target.stores, (size or image['size'])
+              + int(args.pool_room * 2 ** 30))
+    successor, message = reimport.convert(image, target)
+    return f'has become image {successor}: {message}'
+
+
+def _retire(image: Any, args: Any, target: reimport.Target) -> str:
+    """Delete one image; returns what has become of it."""
+    if reason := reimport.why_kept(image, args.grace):
+        return f'stays: {reason}'
+    if args.dry_run:
+        return 'would be deleted, if nothing is wrong with what has its place'
+    reimport.retire(image['id'], args.grace, target)
+    return 'is deleted'
+
+
+def _targets(image: Any, wanted: list[str]) -> list[str]:
+    """The stores that an image goes into."""
+    stores = wanted or [name for name in reimport.stores_of(image)
+                        if registry.find(name)] or [
+        CONF.glance_store.default_backend]
+    _see_ours(stores)
     return stores
+
+
+def _room(store_id: str) -> int | None:
+    """How many bytes are free in a store; None if nobody can say."""
+    if (store := registry.find(store_id)) is None:
+        return None
+    sink = store.sink(str(uuid.uuid4()), str(uuid.uuid4()))
+    try:
+        return min((place.free for place in sink.room(0)), default=None)
+    finally:
+        sink.release()
 
 
 def _see_room(stores: list[str], needed: int) -> None:
     for name in stores:
-        store = registry.find(name)
-        free = reimport.room(store) if store else None
+        free = _room(name)
         if free is not None and free < needed:
             raise errors.StoreFull(
                 f'Store {name} has room for {units.amount(free)}, and '
                 f'{units.amount(needed)} may be needed.')
 
 
-def _say_room(needed: int, shown: display.Display) -> None:
-    shown.say(f'all of that: at most {units.amount(needed)}, less what is '
-              'zeros')
+def _say_room(say: Callable[[str], None]) -> None:
     for name in registry.identifiers():
-        if (store := registry.find(name)) and (
-                free := reimport.room(store)) is not None:
-            shown.say(f'store {name}: {units.amount(free)} are free')
+        if (free := _room(name)) is not None:
+            say(f'store {name}: {units.amount(free)} are free')

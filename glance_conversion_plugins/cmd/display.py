@@ -60,7 +60,7 @@ class Display:
         """Print a line that stays."""
         with self._lock:
             self._clear()
-            print(line, flush=True)
+            print(printable(line), flush=True)
             self._has_said = True
 
     def _show(self) -> None:
@@ -79,7 +79,7 @@ class Display:
     def _log(self) -> None:
         # Whoever has just said something lives, and may be about to end.
         if not self._quiet and not self._has_said:
-            print(f'  {self.progress}', flush=True)
+            print(printable(f'  {self.progress}'), flush=True)
         self._has_said = False
 
     def _clear(self) -> None:
@@ -94,4 +94,12 @@ def bar(progress: progress_.Progress, columns: int) -> str:
         full = int(part * _BAR)
         line = f'  [{"#" * full}{"-" * (_BAR - full)}]{line[1:]}'
     # A line that wraps is not cleared.
-    return line[:columns - 1]
+    return printable(line)[:columns - 1]
+
+
+def printable(line: str) -> str:
+    """A line without what would not stay in it, or command the terminal.
+
+    Names of images are anybody's.
+    """
+    return ''.join(c if c.isprintable() else '?' for c in line)

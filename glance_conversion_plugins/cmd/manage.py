@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+import signal
 import sys
 import time
 from typing import Any
@@ -276,6 +277,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (cfg.Error, errors.ConversionError) as e:
         print(f'glance-conversion-manage: {e}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print('glance-conversion-manage: interrupted', file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as e:
         # All else goes to the log, of which whoever types this sees nothing.
         LOG.exception('Failed')

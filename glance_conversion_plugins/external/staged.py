@@ -74,5 +74,9 @@ def unlink(path: str) -> None:
     try:
         os.unlink(path)
     finally:
-        threading.Thread(target=os.close, args=(fd,), daemon=True,
-                         name='free-staging').start()
+        try:
+            threading.Thread(target=os.close, args=(fd,), daemon=True,
+                             name='free-staging').start()
+        # Where no thread can be had it takes its time.
+        except RuntimeError:
+            os.close(fd)

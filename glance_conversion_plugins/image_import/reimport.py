@@ -12,18 +12,18 @@
 """Images that are stored in another format become raw, under new ids.
 
 What is stored under an id never changes. So an image is imported once more,
-through Glance's own API, as a new one that has all that the former had; once
-it is active the former is hidden behind it. Whatever an import would refuse is
-refused here, and the former stays as it is.
+by Glance itself, as a new one that belongs to the operator until it is active
+and raw. Then it takes the former one's place, in one step which of all that
+try one succeeds with, gets all that the former has, and hides it. Whatever an
+import would refuse is refused here, and the former stays as it is.
 
-Which image takes its place is noted before there is any: a run that was
-interrupted is gone on with by the next one.
+A run that dies leaves what the next one goes on with.
 """
 
 import logging
 import time
+from typing import Any
 from typing import NamedTuple
-import uuid
 
 from oslo_utils import timeutils
 
@@ -37,24 +37,15 @@ from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import identity
 from glance_conversion_plugins.maintenance import stored
 from glance_conversion_plugins.maintenance import verify
-from glance_conversion_plugins.stores import protocols
 
 LOG = logging.getLogger(__name__)
 
 FORMATS = frozenset(inspection.DRIVERS) - {'raw'}
 
 _POLL_SECONDS = 1
-# Whoever stages an image for so long has died of it.
-_STAGING_SECONDS = 3600
-
-# What a new image does not take over: Glance finds it out, or it belongs to
-# the data.
-_OWN = frozenset((
-    'id', 'status', 'created_at', 'updated_at', 'self', 'file', 'schema',
-    'size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value',
-    'locations', 'direct_url', 'stores', 'visibility', 'protected',
-    'os_hidden'))
-_RESERVED = 'os_glance_'
+# Whoever begins with an image, or imports one, and is silent for so long, is
+# dead: as Glance has it.
+_SILENT_SECONDS = 3600
 
 
 class Target(NamedTuple):
@@ -65,11 +56,18 @@ class Target(NamedTuple):
     progress: progress_.Progress
 
 
-def why_not(image: image_api.Shown) -> str:
-    """Why an image is not one to convert; '' if it is."""
-    if image.get(successors.AT):
-        return f'image {image[successors.TO]} has its place already'
-    if image['status'] != 'active':
+def why_not(image: Any) -> str:
+    """Why an image is not one to convert; '' if it is.
+
+    :param image: as the database has it
+    """
+    names = successors.properties(image).keys()
+    if successors.AT in names:
+        return 'another image has its place already'
+    if successors.FROM in names and successors.TO not in names and (
+            image['os_hidden']):
+        return 'it is to take the place of another one'
+    if image['status'] != 'active' or image['deleted']:
         return f'it is {image["status"]}'
     if image['disk_format'] not in FORMATS:
         return f'its disk format is {image["disk_format"]}'
@@ -77,176 +75,185 @@ def why_not(image: image_api.Shown) -> str:
         return f'its container format is {image["container_format"]}'
     if not image['size']:
         return 'it has no data'
-    if decision.is_signed(image.keys()):
+    if decision.is_signed(names):
         return 'it is signed, and a converted image would not be'
-    if decision.has_key(image.keys()):
+    if decision.has_key(names):
         # Glance may delete the key with the first of two that name it.
         return 'it names the key of an encrypted disk'
     return ''
 
 
-def convert(image: image_api.Shown, target: Target) -> tuple[str, str]:
+def convert(image: Any, target: Target) -> tuple[str, str]:
     """Let a raw image take the place of one.
 
     :param image: for which why_not() has found nothing
     :returns: its id, and what its import says
-    :raises errors.ApiFailed: if Glance does not answer; the next call goes on
-    :raises errors.ConversionError: if it can not be; all is as it was
+    :raises errors.ConversionError: if that can not be now
     """
-    successor = _announced(image, target.api)
-    successors.link(successor, image['id'])
-    if target.api.show(successor)['status'] == 'queued':
-        _start(image, successor, target)
+    successor = _begun(image, target.api)
+    is_own = not successor
+    if not successor:
+        successor = _start(image, target)
     try:
-        message = _see_raw(successor, target)
-        if successors.find(image['id']) != successors.Announced(successor):
-            raise errors.Busy('Another command has done the same.')
-    except errors.ApiFailed:
-        raise
+        message = _wait(successor, target.progress)
+        _put_in_place(image['id'], successor)
     except errors.ConversionError:
-        _give_up(image, successor, target.api)
+        # What another run has made it sees to itself.
+        if is_own:
+            _give_up(image['id'], successor, target.api)
         raise
-    _put_in_place(image, successor, target.api)
     return successor, message
 
 
-def _announced(image: image_api.Shown, api: image_api.ImageApi) -> str:
-    """The id of what takes the place of an image; it is queued, or further."""
-    successor: str = successors.find(image['id']).to
-    row = records.find_image(successor) if successor else None
-    if row and not row['deleted']:
-        if row['status'] != 'uploading':
-            return successor
-        if records.image_age(successor) < _STAGING_SECONDS:
+def _begun(image: Any, api: image_api.ImageApi) -> str:
+    """What an earlier run, or another one, has got so far; '' if nothing.
+
+    :raises errors.Busy: if it is being staged
+    """
+    taken = successors.find(image['id']).to
+    for successor in [taken] if taken else successors.made_for(image['id']):
+        row = _living(successor)
+        if row['status'] == 'active' or records.lock_holder(successor):
+            return str(successor)
+        if records.image_age(successor) < _SILENT_SECONDS:
             raise errors.Busy(
-                f'Image {successor} is being staged in its place; delete that '
-                'one if nobody does so any more.')
-        api.delete(successor)
-    if not successor or row:
-        successor = str(uuid.uuid4())
-        successors.announce(image['id'], successor)
-    api.create(_record(image, successor))
-    return successor
+                f'Image {successor} is being staged for its place; delete '
+                'that one if nobody does so any more.')
+        _give_up(image['id'], successor, api)
+    return ''
 
 
-def _record(image: image_api.Shown, successor: str) -> dict[str, object]:
-    """What the new image is to Glance before it has any data."""
-    record = {name: value for name, value in image.items()
-              if name not in _OWN and not name.startswith(_RESERVED)
-              and value is not None}
-    if image['os_hash_value']:
-        # So that the import sees whether what it reads is what was recorded.
-        record.setdefault(
-            identity.EXPECTED,
-            f'{image["os_hash_algo"]}:{image["os_hash_value"]}')
-    return record | {'id': successor, 'visibility': 'private',
-                     'os_hidden': True}
+def _living(image_id: str) -> Any:
+    """The record of an image.
+
+    :raises errors.NotStored: if there is none
+    """
+    row = records.find_image(image_id)
+    if row is None or row['deleted']:
+        raise errors.NotStored(f'There is no image {image_id}.')
+    return row
 
 
-def _start(image: image_api.Shown, successor: str, target: Target) -> None:
-    """Stage what is stored, and have it imported."""
+def _start(image: Any, target: Target) -> str:
+    """Make an image, and have it imported; returns its id."""
+    successor: str = successors.create(image, target.api.project, {
+        # So that the import sees whether it reads what was recorded.
+        identity.EXPECTED: f'{image["os_hash_algo"]}:{image["os_hash_value"]}'
+    } if image['os_hash_value'] else {})
     target.progress.enter(f'Staging image {image["id"]}', image['size'])
     try:
-        target.api.copy_to_staging(image, successor, target.progress.advance)
+        target.api.copy_to_staging(image['id'], image['size'], successor,
+                                   target.progress.advance)
         target.api.start_import(successor, target.stores)
     except BaseException:
         # Nobody could go on with what is half staged.
-        _give_up(image, successor, target.api)
+        _give_up(image['id'], successor, target.api)
         raise
+    return successor
 
 
-def _see_raw(successor: str, target: Target) -> str:
-    """Wait for the end of an import; returns what it says.
+def _wait(successor: str, progress: progress_.Progress) -> str:
+    """Wait until nobody imports an image; returns what its import says.
 
-    :raises errors.ConversionError: if it did not make a raw image
+    :raises errors.ConversionError: if that did not make it raw
     """
-    while True:
-        task = target.api.last_task(successor)
-        message = str(task.get('message') or 'The import says nothing.')
-        if task.get('status') in ('success', 'failure'):
-            break
-        target.progress.enter(f'Importing image {successor}: {message}')
+    while task_id := records.lock_holder(successor):
+        task = records.find_task(task_id) or {}
+        if task and records.age(task) > _SILENT_SECONDS:
+            raise errors.Busy(f'The import of image {successor} has been '
+                              'silent for an hour.')
+        progress.enter(f'Importing image {successor}: '
+                       f'{task.get("message") or "no word yet"}')
         time.sleep(_POLL_SECONDS)
-    found = target.api.show(successor)
-    if found['status'] != 'active' or found['disk_format'] != 'raw':
-        raise errors.ConversionError(message)
+    row = _living(successor)
+    # Of what was imported days ago there is no task any more.
+    message = (records.last_task(successor) or {}).get('message') or ''
+    if row['status'] != 'active' or row['disk_format'] != 'raw':
+        raise errors.ConversionError(message or 'It was not converted.')
     return message
 
 
-def _give_up(image: image_api.Shown, successor: str,
-             api: image_api.ImageApi) -> None:
-    """Leave nothing of what is in no one's place."""
-    try:
-        api.delete(successor)
-        successors.renounce(image['id'], successor)
-    except errors.ConversionError:
-        LOG.exception('Image %s is left: the next run goes on with it',
-                      successor)
+def _put_in_place(image_id: str, successor: str) -> None:
+    """Let everybody see the new image, and then nobody the former.
 
-
-def _put_in_place(image: image_api.Shown, successor: str,
-                  api: image_api.ImageApi) -> None:
-    """Let everybody see the new image, and then nobody the former."""
-    shared = {} if image['visibility'] != 'shared' else (
-        api.members(image['id']))
-    api.change(successor, {'visibility': image['visibility']})
-    missing = shared.keys() - (api.members(successor) if shared else {})
-    for member in sorted(missing):
-        api.share(successor, member, shared[member])
-    if identity.EXPECTED in api.show(successor).keys() - image.keys():
-        api.remove_property(successor, identity.EXPECTED)
-    api.change(successor, {'os_hidden': image['os_hidden'],
-                           'protected': image['protected']})
-    successors.replace(image['id'], successor,
-                       timeutils.utcnow().isoformat(timespec='seconds'))
-
-
-def retire(image: image_api.Shown, grace: float, target: Target) -> str:
-    """Delete an image whose place another one has taken.
-
-    :param grace: how many seconds ago that has to be
-    :returns: why it stays; '' if it is gone
+    :raises errors.Busy: if another one has its place
     """
-    if not image.get(successors.AT):
+    # It may have been closed, or changed, since this began.
+    image = _living(image_id)
+    if reason := why_not(image):
+        if successors.find(image_id).is_done_by(successor):
+            return
+        raise errors.Busy(f'Meanwhile {reason}.')
+    if not successors.take(image_id, successor):
+        raise errors.Busy('Meanwhile another image has its place.')
+    now = timeutils.utcnow().isoformat(timespec='seconds')
+    successors.hand_over(image, successor, now)
+    successors.hide(image_id, successor, now)
+
+
+def _give_up(image_id: str, successor: str, api: image_api.ImageApi) -> None:
+    """Remove what has nobody's place."""
+    try:
+        if successors.find(image_id).to != successor:
+            api.delete(successor)
+    except errors.ConversionError:
+        LOG.exception('Image %s is left; a later run sees to it', successor)
+
+
+def why_kept(image: Any, grace: float) -> str:
+    """Why an image is not one to retire; '' if it is.
+
+    :param image: as the database has it
+    :param grace: how many seconds ago another one has to have its place
+    """
+    found = successors.properties(image)
+    if successors.AT not in found or successors.TO not in found:
         return 'no image has its place'
-    age = timeutils.delta_seconds(
-        timeutils.parse_isotime(image[successors.AT]).replace(tzinfo=None),
-        timeutils.utcnow())
+    age = (timeutils.utcnow() - timeutils.normalize_time(
+        timeutils.parse_isotime(found[successors.AT]))).total_seconds()
     if age < grace:
         return f'it was replaced {age / 3600:.0f} hours ago'
-    if not image['os_hidden'] or image['protected']:
-        return 'it is ' + ('protected' if image['protected']
-                           else 'not hidden any more')
-    if reason := _why_needed(image[successors.TO], target.progress):
-        return reason
-    try:
-        target.api.delete(image['id'])
-    except errors.ConversionError as e:
-        return str(e)
-    return ''
+    if image['protected']:
+        return 'it is protected'
+    return '' if image['os_hidden'] else 'it is not hidden any more'
 
 
-def _why_needed(successor: str, progress: progress_.Progress) -> str:
-    """Why one can not do without the former image; '' if one can."""
+def retire(image_id: str, grace: float, target: Target) -> None:
+    """Delete an image for which why_kept() has found nothing.
+
+    :raises errors.ConversionError: if it has to stay
+    """
+    successor = successors.find(image_id).to
+    _see_sound(image_id, successor)
     places = [*stored.recorded([successor])]
     if not places:
-        return f'image {successor} is not active in any of our stores'
+        raise errors.NotStored(
+            f'Image {successor} is not active in any of our stores.')
     for place in places:
-        report = verify.verify(place, (), progress)
+        report = verify.verify(place, (), target.progress)
         if report.faults or report.doubt:
-            return str(report)
-    return ''
+            raise errors.SourceFailed(str(report))
+    # That took a while.
+    _see_sound(image_id, successor)
+    if reason := why_kept(_living(image_id), grace):
+        raise errors.Busy(f'Meanwhile {reason}.')
+    target.api.delete(image_id)
 
 
-def room_needed(image: image_api.Shown) -> int:
-    """How many bytes an image takes once it is converted, at most."""
-    return int(image['virtual_size'] or image['size'])
+def _see_sound(image_id: str, successor: str) -> None:
+    """See that an image has the place of another one.
+
+    :raises errors.ConversionError: if not
+    """
+    row = _living(successor)
+    if (row['status'] != 'active' or successors.properties(row).get(
+            successors.FROM) != image_id):
+        raise errors.ConversionError(f'Image {successor} is not active, or '
+                                     'is another one.')
 
 
-def room(store: protocols.SparseStore) -> int | None:
-    """How many bytes are free in a store; None if nobody can say."""
-    sink = store.sink(str(uuid.uuid4()), str(uuid.uuid4()))
-    try:
-        return min((place.free for place in sink.room(0)), default=None)
-    finally:
-        sink.release()
+def stores_of(image: Any) -> list[str]:
+    """The stores that an image is in."""
+    return [location['metadata'].get('store', '')
+            for location in image['locations']
+            if location['status'] == 'active']

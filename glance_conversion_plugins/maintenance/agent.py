@@ -237,6 +237,9 @@ class Agent:
         self._thread = threading.Thread(target=self._worker.start)
 
     def _periodic(self, job: PeriodicJob) -> Callable[[], None]:
+        # There from the start, so that one can tell that none ends well.
+        metrics.PASSES.labels(job.name, 'ok')
+
         @periodics.periodic(spacing=job.interval, run_immediately=True)
         def run() -> None:
             try:

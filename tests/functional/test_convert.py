@@ -105,7 +105,7 @@ def test_all_that_an_image_had_its_successor_has(glance, images, store):
                  'min_ram', 'hw_disk_bus', 'container_format', 'stores'):
         assert found[name] == before[name], name
     assert {name for name in found if name not in before} == {
-        FROM, 'os_glance_conversion_source_format',
+        FROM, AT, 'os_glance_conversion_source_format',
         'os_glance_conversion_source_container',
         'os_glance_conversion_source_size',
         'os_glance_conversion_source_hash'}
@@ -131,7 +131,7 @@ def test_all_that_an_image_had_its_successor_has(glance, images, store):
     # Once is enough.
     assert convert(glance, '--all') == []
     assert convert(glance, former)[1] == (
-        f'  stays as it is: image {new} has its place already')
+        '  stays as it is: another image has its place already')
 
 
 @pytest.mark.parametrize(('disk_format', 'driver', 'where', 'to'), [
@@ -162,9 +162,9 @@ def test_all_but_what_is_not_to_be_converted(glance, images, store):
             store(path, container_format='docker'):
                 'its container format is docker'}
     queued = glance.create('qcow2')
-    plan = convert(glance, '--all', '--dry-run', '--pool-room', '1')
-    assert '  would become raw in ceph, at most 48 MiB' in plan
-    assert 'all of that: at most 48 MiB, less what is zeros' in plan
+    plan = convert(glance, '--all', '--dry-run')
+    assert '  would become raw in ceph; it is not recorded how much that ' \
+        'takes' in plan
     assert any(line.startswith('store ceph: ') for line in plan)
     assert listed(glance) == {converted, queued, *kept}
 
@@ -229,7 +229,8 @@ def test_who_may_not_see_an_image(glance, images, store):
                   'OS_GLANCE_CONFIG_DIR': everything['OS_GLANCE_CONFIG_DIR']}
     for environ, status, words in (
             (nobody, 2, 'needs the rights of an administrator'),
-            (everything | {'OS_PASSWORD': 'wrong'}, 1, 'Glance says: '),
+            (everything | {'OS_PASSWORD': 'wrong'}, 2,
+             'needs the rights of an administrator'),
             (everything | {'OS_REGION_NAME': 'elsewhere'}, 1,
              'Glance says: ')):
         done = subprocess.run(
@@ -246,7 +247,8 @@ def running(glance, *args):
     """The command, until it is killed."""
     process = subprocess.Popen(
         glance.manage_command('convert', *args), env=glance.manage_environ(),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -254,15 +256,24 @@ def running(glance, *args):
         process.communicate()
 
 
+def begun(glance, former):
+    """What is made for the place of an image, and staged."""
+    found = [name for name in glance.staged() if '.' not in name
+             and glance.api('GET', f'/v2/images/{name}', user='admin',
+                            expect=(200, 404)).get(FROM) == former]
+    return found and found[0]
+
+
 def test_one_that_was_killed_is_gone_on_with(glance, images, store):
     path, raw = images.full()
     former = store(path)
     with running(glance, former):
-        new = support.wait_for(lambda: glance.show(former).get(TO))
+        new = support.wait_for(lambda: begun(glance, former), interval=0.01)
+        # Nobody else sees it, or could change it.
+        glance.api('GET', f'/v2/images/{new}', expect=(404,))
         with glance.held(new):
             pass
-    lines = convert(glance, former)
-    assert successor(lines) == new
+    assert successor(convert(glance, former)) == new
     assert glance.show(new)['os_hash_value'] == support.digests(raw)[1]
     assert sorted(glance.stored()) == sorted([former, new])
 
@@ -270,51 +281,54 @@ def test_one_that_was_killed_is_gone_on_with(glance, images, store):
 def test_one_that_was_interrupted_while_it_staged(glance, images, store):
     path, raw = images.full()
     former = store(path)
-
-    def is_staged():
-        new = glance.show(former).get(TO)
-        return new and new in glance.staged()
-
     with running(glance, former) as process:
-        support.wait_for(is_staged, interval=0.01)
+        support.wait_for(lambda: begun(glance, former), interval=0.01)
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert said == 'glance-conversion-manage: interrupted\n'
     new = successor(convert(glance, former))
     assert glance.show(new)['os_hash_value'] == support.digests(raw)[1]
+    assert sorted(glance.stored()) == sorted([former, new])
 
 
-def test_what_another_one_stages_is_left_to_it(glance, images, store):
+def test_two_commands_at_once(glance, images, store):
     path, raw = images.full()
     former = store(path)
-
-    def is_staged():
-        new = glance.show(former).get(TO)
-        return new and new in glance.staged()
-
     with running(glance, former) as process:
-        support.wait_for(is_staged, interval=0.01)
+        new = support.wait_for(lambda: begun(glance, former), interval=0.01)
         process.send_signal(signal.SIGSTOP)
         said = convert(glance, former, status=1)
-        assert 'is being staged in its place' in said[1]
+        assert f'Image {new} is being staged for its place' in said[1]
         process.send_signal(signal.SIGCONT)
-        assert process.wait(120) == 0
-    new = glance.show(former)[TO]
+        with glance.held(new):
+            other = subprocess.Popen(
+                glance.manage_command('convert', former), text=True,
+                env=glance.manage_environ(), stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE)
+        assert new in process.communicate(timeout=120)[0]
+        assert new in other.communicate(timeout=120)[0]
+        assert (process.returncode, other.returncode) == (0, 0)
     assert glance.show(new)['os_hash_value'] == support.digests(raw)[1]
+    assert sorted(glance.stored()) == sorted([former, new])
 
 
 def test_retiring(glance, images, store):
     path, raw = images.qcow2('old')
-    former = store(path)
-    new = successor(convert(glance, '--all'))
-    said = convert(glance, '--all', '--retire')
-    assert said[1].startswith('  stays: it was replaced 0 hours ago')
-    assert convert(glance, '--all', '--retire', '--dry-run')[1] == (
-        '  would be deleted, if nothing is wrong')
-    assert convert(glance, former, '--retire', '--grace', '0')[1] == (
-        '  is deleted')
+    former, other = store(path), store(path)
+    new = successor(convert(glance, former))
+    assert convert(glance, '--all', '--retire')[1].startswith(
+        '  stays: it was replaced 0 hours ago')
+    assert convert(glance, '--all', '--retire', '--grace', '0', '--dry-run'
+                   )[1].startswith('  would be deleted')
+    # Not where it was to go, nor what was never replaced.
+    said = convert(glance, '--all', '--retire', '--grace', '0')
+    assert (len(said), said[1]) == (2, '  is deleted')
     glance.api('GET', f'/v2/images/{former}', expect=(404,))
-    assert glance.stored() == [new]
+    assert sorted(glance.stored()) == sorted([other, new])
     assert glance.content(new) == support.digests(raw)
+    assert convert(glance, other, '--retire')[1] == (
+        '  stays: no image has its place')
     remove(glance, new)
 
 
@@ -325,10 +339,22 @@ def test_nothing_is_retired_whose_successor_is_not_as_recorded(
     path = glance.cloud.glance.dir / 'files' / new
     content = path.read_bytes()
     os.truncate(path, 1 * MIB)
-    said = convert(glance, former, '--retire', '--grace', '0')
-    assert said[1].startswith('  stays: ')
+    said = convert(glance, former, '--retire', '--grace', '0', status=1)
+    assert said[1].startswith('  stays as it is: ')
     assert 'DIFFERS' in said[1]
     path.write_bytes(content)
     assert convert(glance, former, '--retire', '--grace', '0')[1] == (
         '  is deleted')
     remove(glance, new)
+
+
+def test_a_name_does_not_command_the_terminal(glance, images, store):
+    former = store(images.qcow2('named')[0], name='\x1b[2Jx\n  is deleted')
+    said = convert(glance, former, '--dry-run')
+    assert said[0].startswith(f'image {former} "?[2Jx?  is deleted" (qcow2, ')
+
+
+def test_a_store_that_is_none(glance):
+    done = glance.manage('convert', '--all', '--store', 'nowhere')
+    assert done.returncode == 2
+    assert 'Store nowhere is not of type' in done.stderr

@@ -72,7 +72,8 @@ def _speed(key, medians):
         yield from _ratio('(i) ours with sha256 alone / sha256', medians,
                           'sha256', 'bare-sha256', '<= 1.2', '<= 1.1')
     must, want = {'a': ('-', '<= 1.25'), 'c': ('-', '<= 1.25'),
-                  'f': ('<= 1', '<= 0.5'), 'g': ('-', '<= 1')
+                  'f': ('<= 1', '<= 0.5'), 'g': ('-', '<= 1'),
+                  'h': ('<= 1', '<= 0.67'), 'h-raw': ('<= 1', '<= 0.67')
                   }.get(key, ('-', '-'))
     yield from _ratio(f'({key}) ours deferred / qemu-img', medians,
                       'deferred', 'qemu', must, want)

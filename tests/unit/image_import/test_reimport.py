@@ -9,10 +9,13 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""An image takes the place of another one, whatever fails meanwhile."""
+"""An image takes the place of another one, whatever happens meanwhile."""
 
 import datetime
+import hashlib
 import itertools
+import os
+import types
 
 from glance.db.sqlalchemy import api as glance_db
 from glance.db.sqlalchemy import models
@@ -25,9 +28,12 @@ from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import successors
 from glance_conversion_plugins.image_import import reimport
+from glance_conversion_plugins.stores import registry
 from tests.unit import databases
+from tests.unit import file_stores
 
 EXPECTED = 'conversion_expected_hash'
+STEPS = ('create', 'take', 'hand_over', 'hide')
 
 
 @pytest.fixture(autouse=True)
@@ -41,225 +47,340 @@ def patience(monkeypatch):
     monkeypatch.setattr(reimport, '_POLL_SECONDS', 0)
 
 
-def _image_update(image_id, **values):
+def _update(image_id, **values):
     compat.database().image_update(compat.admin_context(), image_id, values)
 
 
+def _set_age(image_id, **age):
+    with glance_db.session_for_write() as session:
+        session.query(models.Image).filter_by(id=image_id).update({
+            'updated_at': timeutils.utcnow() - datetime.timedelta(**age)})
+
+
 class Api:
-    """Glance, as far as the real one does the same: see tests/functional.
+    """Glance, as far as the real one does the same: see tests/functional."""
 
-    :param fail: called before and after each call; may raise
-    """
+    project = 'operators'
 
-    def __init__(self, fail=lambda call: None):
-        self._fail = fail
+    def __init__(self):
         self.outcome = {'disk_format': 'raw', 'status': 'active'}
-        self.message = 'Converted qcow2 to raw'
+        self.before = lambda step: None
 
-    def __getattribute__(self, name):
-        found = object.__getattribute__(self, name)
-        if name.startswith('_') or not callable(found):
-            return found
-
-        def call(*args):
-            self._fail(f'before {name}')
-            result = found(*args)
-            self._fail(f'after {name}')
-            return result
-        return call
-
-    def show(self, image_id):
-        row = records.find_image(image_id)
-        if row is None or row['deleted']:
-            raise errors.NotStored('Glance says: no such image')
-        return {name: row[name] for name in (
-            'id', 'status', 'name', 'owner', 'visibility', 'protected',
-            'os_hidden', 'disk_format', 'container_format', 'size',
-            'virtual_size', 'os_hash_algo', 'os_hash_value', 'min_ram')} | {
-            each['name']: each['value'] for each in row['properties']
-            if not each['deleted']}
-
-    def create(self, image):
-        databases.add_image('queued', **{
-            name: image[name] for name in (
-                'id', 'name', 'owner', 'visibility', 'os_hidden',
-                'disk_format', 'container_format', 'min_ram')},
-            properties={name: value for name, value in image.items()
-                        if name == EXPECTED})
-
-    def copy_to_staging(self, source, image_id, advance):
+    def copy_to_staging(self, source_id, size, image_id, advance):
+        self.before('copy_to_staging')
+        assert records.status(source_id) == 'active'
         databases.set_status(image_id, 'uploading')
-        advance(source['size'])
+        advance(size)
+        self.before('staged')
 
     def start_import(self, image_id, stores):
-        _image_update(image_id, **self.outcome)
-
-    def last_task(self, image_id):
-        is_over = records.status(image_id) not in ('uploading', 'importing')
-        return {'message': self.message,
-                'status': 'success' if is_over else 'processing'}
-
-    def change(self, image_id, values):
-        _image_update(image_id, **values)
-
-    def remove_property(self, image_id, name):
-        compat.image_repo().delete_property_atomic(
-            compat.image_repo().get(image_id), name,
-            self.show(image_id)[name])
-
-    def members(self, image_id):
-        return {row['member']: row['status'] for row in
-                compat.database().image_member_find(compat.admin_context(),
-                                                    image_id=image_id)}
-
-    def share(self, image_id, member, status):
-        compat.database().image_member_create(compat.admin_context(), {
-            'image_id': image_id, 'member': member, 'status': status})
+        self.before('start_import')
+        _update(image_id, **self.outcome)
+        self.before('imported')
 
     def delete(self, image_id):
+        self.before('delete')
         databases.delete_image(image_id)
+
+
+class Killed(BaseException):
+    """The process does nothing any more."""
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Have something happen before and after each step from now on."""
+    originals = {name: getattr(successors, name) for name in STEPS}
+
+    def steps(happen=lambda step: None):
+        def stepwise(name):
+            def step(*args):
+                happen(name)
+                result = originals[name](*args)
+                happen(f'{name} is done')
+                return result
+            return step
+        for name in STEPS:
+            monkeypatch.setattr(successors, name, stepwise(name))
+        api = Api()
+        api.before = happen
+        return api
+    return steps
 
 
 def _former(**values):
     image_id = databases.add_image('active', **{
         'disk_format': 'qcow2', 'name': 'former', 'visibility': 'shared',
         'os_hidden': False, 'protected': True, 'min_ram': 7,
+        'properties': {'hw_disk_bus': 'scsi', EXPECTED: 'md5:0'},
         'os_hash_algo': 'sha512', 'os_hash_value': 'ab' * 64} | values)
-    compat.database().image_member_create(compat.admin_context(), {
-        'image_id': image_id, 'member': 'friend', 'status': 'accepted'})
+    compat.database().image_tag_set_all(compat.admin_context(), image_id,
+                                        ['green', 'blue'])
+    for member, status in (('friend', 'accepted'), ('other', 'pending')):
+        compat.database().image_member_create(compat.admin_context(), {
+            'image_id': image_id, 'member': member, 'status': status})
     return image_id
 
 
-def _convert(former, api):
-    image = Api().show(former)
+def _convert(former, api=None):
+    image = records.find_image(former)
     assert reimport.why_not(image) == ''
-    return reimport.convert(image, reimport.Target(
-        api, ['ceph'], progress_.Progress()))
+    return reimport.convert(image, _target(api))
+
+
+def _target(api=None):
+    return reimport.Target(api or Api(), ['ceph'], progress_.Progress())
 
 
 def _living():
-    return {row['id']: Api().show(row['id'])
-            for row in records.images(deleted=False)}
+    return {row['id']: row for row in records.images(deleted=False)}
 
 
-def _see_replaced(former):
+def _members(image_id):
+    return {row['member']: row['status'] for row in
+            compat.database().image_member_find(compat.admin_context(),
+                                                image_id=image_id)}
+
+
+def _see_replaced(former, **values):
     """Nothing but the two images is there, and each is as it should be."""
     living = _living()
     (new, found), = [each for each in living.items() if each[0] != former]
     assert set(living) == {former, new}
-    assert {name: found[name] for name in (
-        'status', 'disk_format', 'visibility', 'protected', 'os_hidden',
-        'name', 'owner', 'min_ram')} == {
+    expected = {
         'status': 'active', 'disk_format': 'raw', 'visibility': 'shared',
         'protected': True, 'os_hidden': False, 'name': 'former',
-        'owner': 'somebody', 'min_ram': 7}
-    assert EXPECTED not in found
-    assert found[successors.FROM] == former
-    assert Api().members(new) == {'friend': 'accepted'}
+        'owner': 'somebody', 'min_ram': 7} | values
+    assert {name: found[name] for name in expected} == expected
+    assert successors.own_properties(found) == {
+        'hw_disk_bus': 'scsi', EXPECTED: 'md5:0'}
+    assert successors.properties(found)[successors.FROM] == former
+    assert compat.database().image_tag_get_all(
+        compat.admin_context(), new) == ['green', 'blue']
+    assert _members(new) == {'friend': 'accepted', 'other': 'pending'}
     old = living[former]
-    assert (old['os_hidden'], old[successors.TO]) == (True, new)
-    assert reimport.why_not(old) == f'image {new} has its place already'
+    assert old['os_hidden']
+    assert successors.find(former).is_done_by(new)
+    assert reimport.why_not(old) == 'another image has its place already'
     assert (old['status'], old['disk_format']) == ('active', 'qcow2')
     return new
 
 
 def test_it_takes_its_place():
     former = _former()
-    new, message = _convert(former, Api())
-    assert message == 'Converted qcow2 to raw'
+    new, _ = _convert(former)
     assert _see_replaced(former) == new
 
 
-class _Glitch:
-    """Fails once, at the call of this number."""
+def test_nobody_else_has_it_before(steps):
+    """What its owner could change until then he could put in its place."""
+    former, seen = _former(), []
+
+    def look(step):
+        for image_id, row in _living().items():
+            if image_id != former and not successors.find(former).to:
+                assert (row['owner'], row['visibility'], row['os_hidden']) == (
+                    'operators', 'private', True)
+                assert successors.own_properties(row)[EXPECTED] == (
+                    'sha512:' + 'ab' * 64)
+                seen.append(step)
+
+    _convert(former, steps(look))
+    assert seen == ['create is done', 'copy_to_staging', 'staged',
+                    'start_import', 'imported', 'take']
+
+
+def test_only_glance_itself_can_say_whose_place_it_is():
+    for name in (successors.TO, successors.AT, successors.FROM):
+        assert name.startswith('os_glance_')
+
+
+class _At:
+    """Raises at one step, and at all that follow if that is the end."""
 
     def __init__(self, number, error):
         self._left = number
         self._error = error
-        self.call = None
+        self.step = None
 
-    def __call__(self, call):
+    def __call__(self, step):
         self._left -= 1
-        if self._left == 0:
-            self.call = call
+        if self._left == 0 or self._left < 0 and isinstance(self._error,
+                                                            Killed):
+            self.step = self.step or step
             raise self._error
 
 
-@pytest.mark.parametrize('error', [errors.ApiFailed('away'),
-                                   KeyboardInterrupt()])
-def test_whatever_fails_the_next_run_ends_it(error):
+@pytest.mark.parametrize('error', [
+    errors.ApiFailed('away'), KeyboardInterrupt(), Killed()],
+    ids=lambda error: type(error).__name__)
+def test_whatever_fails_a_later_run_ends_it(steps, error):
     seen = []
     for number in itertools.count(1):
-        former, glitch = _former(), _Glitch(number, error)
+        former, at = _former(), _At(number, error)
         try:
-            _convert(former, Api(glitch))
+            _convert(former, steps(at))
         except type(error):
-            assert not Api().show(former).get(successors.AT)
-        if glitch.call is None:
+            assert at.step
+        steps()
+        if at.step is None:
             break
-        seen.append(glitch.call)
-        if reimport.why_not(Api().show(former)) == '':
-            _convert(former, Api())
+        seen.append(at.step)
+        for image_id in _living().keys() - {former}:
+            _set_age(image_id, hours=2)
+        if not successors.find(former).at:
+            _convert(former)
         new = _see_replaced(former)
         for image_id in (former, new):
-            _image_update(image_id, protected=False)
+            _update(image_id, protected=False)
             databases.delete_image(image_id)
-    assert {call.split()[1] for call in seen} == {
-        'create', 'show', 'copy_to_staging', 'start_import', 'last_task',
-        'change', 'members', 'share', 'remove_property'}
+    assert seen == [
+        'create', 'create is done', 'copy_to_staging', 'staged',
+        'start_import', 'imported', 'take', 'take is done', 'hand_over',
+        'hand_over is done', 'hide', 'hide is done']
 
 
 @pytest.mark.parametrize('outcome', [
     {'status': 'queued'}, {'status': 'active', 'disk_format': 'qcow2'}])
 def test_what_is_not_converted_leaves_nothing(outcome):
     former, api = _former(), Api()
-    before = _living()
-    api.outcome, api.message = outcome, 'The image is damaged.'
-    with pytest.raises(errors.ConversionError, match='The image is damaged'):
+    api.outcome = outcome
+    with pytest.raises(errors.ConversionError, match='not converted'):
         _convert(former, api)
-    assert _living() == before
-
-
-def test_what_another_run_has_begun_is_its_own():
-    former = _former()
-
-    def other(call):
-        if call == 'before last_task':
-            successors.announce(former, 'another-one')
-    with pytest.raises(errors.Busy):
-        _convert(former, Api(other))
     assert list(_living()) == [former]
-    assert Api().show(former)[successors.TO] == 'another-one'
+    assert not _living()[former]['os_hidden']
+    assert successors.find(former) == successors.Taken()
 
 
-def test_what_is_being_staged_is_waited_for_an_hour():
+def test_two_runs_of_which_one_goes_on_with_the_work_of_the_other(steps):
+    """And does not take what that publishes for its own to remove."""
+    for when in ('take', 'hand_over', 'hide', 'hide is done'):
+        former, others = _former(), []
+
+        def other(step, former=former, when=when, others=others):
+            if step == when and not others:
+                others.append(None)
+                others[0], _ = reimport.convert(records.find_image(former),
+                                                _target())
+        new, _ = _convert(former, steps(other))
+        assert others == [new] or when == 'hide is done'
+        assert _see_replaced(former) == new
+        for image_id in (former, new):
+            _update(image_id, protected=False)
+            databases.delete_image(image_id)
+
+
+def test_of_two_that_begin_at_once_one_has_the_place(steps):
+    former, others = _former(), []
+
+    def other(step):
+        if step == 'create' and not others:
+            others.append(None)
+            others[0], _ = _convert(former)
+    with pytest.raises(errors.Busy, match='has its place'):
+        _convert(former, steps(other))
+    assert _see_replaced(former) == others[0]
+
+
+def test_what_another_run_stages_is_left_to_it(steps):
     former = _former()
-    new = databases.add_image('uploading')
-    successors.announce(former, new)
-    with pytest.raises(errors.Busy, match='is being staged'):
-        _convert(former, Api())
-    with glance_db.session_for_write() as session:
-        session.query(models.Image).filter_by(id=new).update({
-            'updated_at': timeutils.utcnow() - datetime.timedelta(hours=2)})
-    _convert(former, Api())
-    assert _see_replaced(former) != new
+
+    def other(step):
+        if step in ('copy_to_staging', 'staged', 'start_import'):
+            with pytest.raises(errors.Busy, match='is being staged'):
+                _convert(former)
+    new, _ = _convert(former, steps(other))
+    assert _see_replaced(former) == new
 
 
-def test_what_a_user_calls_a_successor_is_none():
-    """Only by properties that Glance keeps from users one is known."""
-    for name in (successors.TO, successors.AT, successors.FROM):
-        assert name.startswith('os_glance_')
+@pytest.mark.parametrize('change, reason', [
+    ({'status': 'deactivated'}, 'it is deactivated'),
+    ({'status': 'deleted'}, 'There is no image')])
+def test_what_is_closed_meanwhile_is_not_opened_again(steps, change, reason):
+    former = _former()
+
+    def close(step):
+        if step == 'staged':
+            _update(former, **change)
+            if change['status'] == 'deleted':
+                databases.delete_image(former)
+    with pytest.raises(errors.ConversionError, match=reason):
+        _convert(former, steps(close))
+    assert _living().keys() <= {former}
 
 
-def _record(**values):
-    image = Api().show(_former(**values))
-    return reimport._record(image, 'new')
+def test_what_is_changed_meanwhile_is_taken_over(steps):
+    former = _former()
+
+    def change(step):
+        if step == 'staged':
+            _update(former, visibility='private', name='other', min_ram=8,
+                    protected=False)
+    _convert(former, steps(change))
+    _see_replaced(former, visibility='private', name='other', min_ram=8,
+                  protected=False)
 
 
-def test_what_is_read_must_be_what_was_recorded():
-    assert _record()[EXPECTED] == 'sha512:' + 'ab' * 64
-    assert _record(properties={EXPECTED: 'md5:00'})[EXPECTED] == 'md5:00'
-    assert EXPECTED not in _record(os_hash_value=None)
+def test_a_record_that_glance_has_undone(steps):
+    """It saves all of a row as it has read it."""
+    former = _former()
+    before = successors.properties(records.find_image(former))
+    new, _ = _convert(former)
+    compat.database().image_update(compat.admin_context(), former, {
+        'os_hidden': False, 'properties': before}, purge_props=True)
+    _update(new, name='as its owner has called it')
+    assert _convert(former)[0] == new
+    assert _see_replaced(former, name='as its owner has called it') == new
+
+
+def test_members_are_as_they_are_in_the_end(steps):
+    former = _former()
+    member = next(row for row in compat.database().image_member_find(
+        compat.admin_context(), image_id=former) if row['member'] == 'other')
+
+    def change(step):
+        if step == 'hand_over':
+            new = successors.find(former).to
+            for name, status in (('friend', 'pending'), ('gone', 'accepted')):
+                compat.database().image_member_create(
+                    compat.admin_context(), {'image_id': new, 'member': name,
+                                             'status': status})
+    _convert(former, steps(change))
+    assert member['status'] == 'pending'
+    _see_replaced(former)
+
+
+def _importing(former, age=0., **values):
+    """What another run has Glance import."""
+    new = successors.create(records.find_image(former), 'operators', {})
+    task_id = databases.add_task(age=age)
+    databases.lock(new, task_id)
+    _update(new, status='importing')
+    return new
+
+
+def test_an_import_is_waited_for(monkeypatch):
+    former = _former()
+    new, looks = _importing(former), []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            compat.image_repo().delete_property_atomic(
+                compat.image_repo().get(new), compat.LOCK_PROPERTY,
+                records.lock_holder(new))
+            _update(new, status='active', disk_format='raw')
+    monkeypatch.setattr(reimport, 'time', types.SimpleNamespace(sleep=sleep))
+    assert _convert(former)[0] == new
+    assert _see_replaced(former) == new
+
+
+def test_an_import_that_is_silent_is_not(monkeypatch):
+    former = _former()
+    new = _importing(former, age=3700)
+    with pytest.raises(errors.Busy, match='silent for an hour'):
+        _convert(former)
+    assert records.status(new) == 'importing'
 
 
 @pytest.mark.parametrize('values, words', [
@@ -267,32 +388,103 @@ def test_what_is_read_must_be_what_was_recorded():
     ({'disk_format': 'raw'}, 'its disk format is raw'),
     ({'container_format': 'docker'}, 'its container format is docker'),
     ({'size': 0}, 'it has no data'),
-    ({'cinder_encryption_key_id': 'k'}, 'it names the key'),
-    (dict.fromkeys(('img_signature', 'img_signature_hash_method',
-                    'img_signature_key_type',
-                    'img_signature_certificate_uuid'), 's'),
+    ({'properties': {'cinder_encryption_key_id': 'k'}}, 'it names the key'),
+    ({'properties': dict.fromkeys((
+        'img_signature', 'img_signature_hash_method',
+        'img_signature_key_type', 'img_signature_certificate_uuid'), 's')},
      'it is signed')])
 def test_what_is_not_converted(values, words):
-    image = Api().show(_former()) | values
+    former = _former(**{name: value for name, value in values.items()
+                        if name != 'status'})
+    _update(former, **values)
+    image = records.find_image(former)
     assert reimport.why_not(image).startswith(words)
+
+
+def test_what_is_on_its_way_is_not_converted():
+    new = _importing(_former())
+    assert reimport.why_not(records.find_image(new)) == (
+        'it is to take the place of another one')
+
+
+CONTENT = b'what is stored' * 1000
+
+
+@pytest.fixture
+def replaced(tmp_path, monkeypatch):
+    """(former, new, the file of the latter)."""
+    path = tmp_path / 'files'
+    path.mkdir()
+    found = {'files': file_stores.make(path)}
+    monkeypatch.setattr(registry, 'find', found.get)
+    former = _former(protected=False)
+    new, _ = _convert(former)
+    (path / new).write_bytes(CONTENT)
+    databases.add_location(new, f'file://{path / new}')
+    _update(new, size=len(CONTENT), os_hash_algo='sha256',
+            os_hash_value=hashlib.sha256(CONTENT).hexdigest())
+    return former, new, path / new
+
+
+def _retire(former, api=None, grace=0):
+    if reason := reimport.why_kept(records.find_image(former), grace):
+        return reason
+    return reimport.retire(former, grace, _target(api))
+
+
+def test_one_that_nobody_needs_is_deleted(replaced):
+    former, new, _ = replaced
+    assert _retire(former) is None
+    assert records.status(former) == 'deleted'
+    assert records.status(new) == 'active'
 
 
 @pytest.mark.parametrize('values, grace, words', [
     ({}, 3600, 'it was replaced 0 hours ago'),
     ({'protected': True}, 0, 'it is protected'),
-    ({'os_hidden': False}, 0, 'it is not hidden any more'),
-    ({}, 0, ' is not active in any of our stores')])
-def test_what_is_not_retired(values, grace, words):
-    former, api = _former(), Api()
-    _convert(former, api)
-    image = api.show(former) | {'protected': False} | values
-    reason = reimport.retire(image, grace, reimport.Target(
-        api, ['ceph'], progress_.Progress()))
-    assert words in reason
+    ({'os_hidden': False}, 0, 'it is not hidden any more')])
+def test_one_that_is_to_stay(replaced, values, grace, words):
+    former, _, _ = replaced
+    _update(former, **values)
+    assert _retire(former, grace=grace) == words
+
+
+def test_one_that_was_not_replaced_stays():
+    assert _retire(_former()) == 'no image has its place'
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda new, path: path.write_bytes(CONTENT[:-1] + b'!'),
+    lambda new, path: os.truncate(path, 5),
+    lambda new, path: os.unlink(path),
+    lambda new, path: _update(new, os_hash_value=None, checksum=None),
+    lambda new, path: _update(new, status='deactivated'),
+    lambda new, path: databases.delete_locations(new),
+    lambda new, path: databases.delete_image(new)])
+def test_one_that_may_be_needed_stays(replaced, spoil):
+    former, new, path = replaced
+    _update(new, protected=False)
+    spoil(new, path)
+    with pytest.raises(errors.ConversionError):
+        _retire(former)
     assert records.status(former) == 'active'
 
 
-def test_what_was_not_replaced_is_not_retired():
-    target = reimport.Target(Api(), [], progress_.Progress())
-    assert reimport.retire(Api().show(_former()), 0, target) == (
-        'no image has its place')
+@pytest.mark.parametrize('change', [
+    lambda former, new: _update(former, os_hidden=False),
+    lambda former, new: _update(former, protected=True),
+    lambda former, new: databases.delete_image(new)])
+def test_one_that_is_needed_by_the_time_it_was_verified(
+        replaced, monkeypatch, change):
+    former, new, _ = replaced
+    _update(new, protected=False)
+    verify = reimport.verify.verify
+
+    def verified(*args):
+        report = verify(*args)
+        change(former, new)
+        return report
+    monkeypatch.setattr(reimport.verify, 'verify', verified)
+    with pytest.raises(errors.ConversionError):
+        _retire(former)
+    assert records.status(former) == 'active'
