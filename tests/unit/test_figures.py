@@ -115,6 +115,13 @@ def test_what_the_page_on_benchmarks_says_first():
     assert (f'active after {burst["together"]:.1f} s; one after the other '
             f'they take {burst["alone"]:.1f} s') in text
     assert f'takes {burst["p95"]:.0f} ms at most' in text
+    ours, rival = ([seconds('pieces', case, who) for case in ('f', 'h')]
+                   for who in ('unhashed', 'qemu'))
+    assert f'64 KiB takes {ours[0]}, one of 4 GiB' in text
+    assert (f'qcow2 {ours[1]}; ``qemu-img`` straight to RBD {rival[0]} and '
+            f'{rival[1]}') in text
+    first = published('pieces')['first_byte']['median']['ours']
+    assert f'1 TiB comes after {first:.2f} s' in text
     for kind in 'rbd', 'file':
         ours, stock = (exact('stores-read', 'download', store)
                        for store in (f'sparse_{kind}', kind))
