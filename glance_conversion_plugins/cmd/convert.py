@@ -27,6 +27,7 @@ from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import successors
 from glance_conversion_plugins.image_import import options
 from glance_conversion_plugins.image_import import reimport
+from glance_conversion_plugins.image_import import retirement
 from glance_conversion_plugins.stores import registry
 from glance_conversion_plugins import units
 
@@ -114,6 +115,9 @@ def _wanted(args: Any) -> Iterator[Any]:
 
 def _convert(image: Any, args: Any, target: reimport.Target) -> str:
     """Convert one image; returns what has become of it."""
+    if not reimport.vacated(image['id']).to:
+        # What had its place may just have been found to be gone.
+        image = records.find_image(image['id'])
     if reason := reimport.why_not(image):
         return f'stays as it is: {reason}'
     target = target._replace(stores=_targets(image, args.store))
@@ -130,11 +134,11 @@ def _convert(image: Any, args: Any, target: reimport.Target) -> str:
 
 def _retire(image: Any, args: Any, target: reimport.Target) -> str:
     """Delete one image; returns what has become of it."""
-    if reason := reimport.why_kept(image, args.grace):
+    if reason := retirement.why_kept(image, args.grace):
         return f'stays: {reason}'
     if args.dry_run:
         return 'would be deleted, if nothing is wrong with what has its place'
-    reimport.retire(image['id'], args.grace, target)
+    retirement.retire(image['id'], args.grace, target)
     return 'is deleted'
 
 

@@ -65,13 +65,19 @@ def acquire(path: str) -> int | None:
     return fd
 
 
-def hold(path: str) -> int:
+def hold(path: str, seconds: float = 60) -> int:
     """Lock a file of one's own, at which others may be looking just now.
 
+    :param seconds: for which others may hold it meanwhile
     :returns: a descriptor that holds the lock while it is open
+    :raises errors.Busy: if somebody else does for longer
     """
     fd = _open(path)
-    wait(fd, 60)
+    try:
+        wait(fd, seconds)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -17,7 +17,9 @@ can change until they are complete: no user can pass an image of his off as
 that of another one.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
 from typing import Any
 from typing import NamedTuple
 import uuid
@@ -84,7 +86,6 @@ def made_for(image_id: str) -> list[str]:
             image.created_at)]
 
 
-@retry.patient
 def create(former: Any, owner: str | None, extra: Mapping[str, str]) -> str:
     """Make an image without data for the place of one; returns its id.
 
@@ -94,14 +95,26 @@ def create(former: Any, owner: str | None, extra: Mapping[str, str]) -> str:
     :param extra: properties, beside those of the former
     """
     successor = str(uuid.uuid4())
-    compat.database().image_create(compat.admin_context(), {
-        name: former[name] for name in (
-            *_SHARED, 'disk_format', 'container_format')} | {
+    _create({name: former[name] for name in (
+        *_SHARED, 'disk_format', 'container_format')} | {
         'id': successor, 'status': 'queued', 'owner': owner,
         'visibility': 'private', 'os_hidden': True, 'protected': False,
         'properties': own_properties(former) | dict(extra) | {
             FROM: former['id']}})
     return successor
+
+
+@retry.patient
+def _create(values: dict[str, Any]) -> None:
+    # A second attempt finds what the first has made, unheard.
+    with contextlib.suppress(compat.exception.Duplicate):
+        compat.database().image_create(compat.admin_context(), values)
+
+
+@retry.patient
+def touch(image_id: str) -> None:
+    """Let an image be as young as if it had just been changed."""
+    compat.database().image_update(compat.admin_context(), image_id, {})
 
 
 @retry.patient
@@ -118,28 +131,41 @@ def take(image_id: str, successor: str) -> bool:
 
 
 @retry.patient
-def hand_over(former: Any, successor: str, at: str) -> None:
+def hand_over(image_id: str, successor: str, at: str,
+              check: Callable[[], object]) -> Any:
     """Let a complete image be to everybody what the former one is.
 
     Once: from then on it is its owner's.
 
     :param at: the time, as Glance writes it
+    :param check: raises if that is not to be
+    :returns: the former as it is then; None if it was done before
     """
     db, context = compat.database(), compat.admin_context()
     found = db.image_get(context, successor)
     if AT in properties(found):
-        return
-    _share(former['id'], successor)
+        return None
+    _share(image_id, successor)
     db.image_tag_set_all(context, successor,
-                         db.image_tag_get_all(context, former['id']))
+                         db.image_tag_get_all(context, image_id))
     kept = {name: value for name, value in properties(found).items()
             if name.startswith(_RESERVED)}
+    check()
+    former = db.image_get(context, image_id)
     db.image_update(context, successor, {
         name: former[name] for name in _GIVEN} | {
         # It may have been raised to what the disk needs.
         'min_disk': max(found['min_disk'], former['min_disk']),
         'properties': kept | own_properties(former) | {AT: at}},
         purge_props=True)
+    return former
+
+
+@retry.patient
+def withdraw(successor: str) -> None:
+    """Let nobody see an image but its owner, who has to know of it."""
+    compat.database().image_update(compat.admin_context(), successor, {
+        'visibility': 'private', 'os_hidden': True})
 
 
 def _share(image_id: str, successor: str) -> None:
@@ -163,3 +189,20 @@ def hide(image_id: str, successor: str, at: str) -> None:
     """Hide an image behind the one that has its place."""
     compat.database().image_update(compat.admin_context(), image_id, {
         'os_hidden': True, 'properties': {TO: successor, AT: at}})
+    prop = compat.ImageProperty
+    with compat.session_for_write() as session:
+        # One that was deleted before, and came back, would be purged.
+        session.query(prop).filter(
+            prop.image_id == image_id, prop.name.in_((TO, AT)),
+            prop.deleted.is_(False)).update({'deleted_at': None},
+                                            synchronize_session=False)
+
+
+@retry.patient
+def vacate(image_id: str, taken: Taken) -> None:
+    """Forget what had the place of an image, if that is still so."""
+    repo = compat.image_repo()
+    image = repo.get(image_id)
+    for name, value in ((AT, taken.at), (TO, taken.to)):
+        with contextlib.suppress(compat.exception.NotFound):
+            repo.delete_property_atomic(image, name, value)

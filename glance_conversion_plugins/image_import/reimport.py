@@ -35,8 +35,6 @@ from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import successors
 from glance_conversion_plugins.image_import import decision
 from glance_conversion_plugins.image_import import identity
-from glance_conversion_plugins.maintenance import stored
-from glance_conversion_plugins.maintenance import verify
 
 LOG = logging.getLogger(__name__)
 
@@ -46,6 +44,11 @@ _POLL_SECONDS = 1
 # Whoever begins with an image, or imports one, and is silent for so long, is
 # dead: as Glance has it.
 _SILENT_SECONDS = 3600
+_TELL_SECONDS = 60
+
+
+# What closes an image to some, where it changes.
+_CLOSING = ('status', 'deleted', 'owner', 'visibility')
 
 
 class Target(NamedTuple):
@@ -97,6 +100,7 @@ def convert(image: Any, target: Target) -> tuple[str, str]:
     try:
         message = _wait(successor, target.progress)
         _put_in_place(image['id'], successor)
+        clear(image['id'], target.api)
     except errors.ConversionError:
         # What another run has made it sees to itself.
         if is_own:
@@ -108,14 +112,19 @@ def convert(image: Any, target: Target) -> tuple[str, str]:
 def _begun(image: Any, api: image_api.ImageApi) -> str:
     """What an earlier run, or another one, has got so far; '' if nothing.
 
-    :raises errors.Busy: if it is being staged
+    :raises errors.Busy: if nobody can go on with it now
     """
-    taken = successors.find(image['id']).to
+    taken = vacated(image['id']).to
     for successor in [taken] if taken else successors.made_for(image['id']):
-        row = _living(successor)
-        if row['status'] == 'active' or records.lock_holder(successor):
+        row = living(successor)
+        if records.lock_holder(successor) or (
+                row['status'], row['disk_format']) == ('active', 'raw'):
             return str(successor)
-        if records.image_age(successor) < _SILENT_SECONDS:
+        if _is_published(image['id'], row):
+            raise errors.Busy(f'Image {successor} has its place, and is '
+                              f'{row["status"]}.')
+        if (row['status'] != 'active'
+                and records.image_age(successor) < _SILENT_SECONDS):
             raise errors.Busy(
                 f'Image {successor} is being staged for its place; delete '
                 'that one if nobody does so any more.')
@@ -123,7 +132,23 @@ def _begun(image: Any, api: image_api.ImageApi) -> str:
     return ''
 
 
-def _living(image_id: str) -> Any:
+def vacated(image_id: str) -> successors.Taken:
+    """What has become of the place of an image, unless that is gone."""
+    taken: successors.Taken = successors.find(image_id)
+    row = records.find_image(taken.to) if taken.to else None
+    if taken.to and (row is None or row['deleted']):
+        successors.vacate(image_id, taken)
+        return successors.Taken()
+    return taken
+
+
+def _is_published(image_id: str, row: Any) -> bool:
+    """Whether an image is, or was, to be seen in the place of another one."""
+    return (successors.AT in successors.properties(row)
+            or successors.find(image_id).to == row['id'])
+
+
+def living(image_id: str) -> Any:
     """The record of an image.
 
     :raises errors.NotStored: if there is none
@@ -141,9 +166,19 @@ def _start(image: Any, target: Target) -> str:
         identity.EXPECTED: f'{image["os_hash_algo"]}:{image["os_hash_value"]}'
     } if image['os_hash_value'] else {})
     target.progress.enter(f'Staging image {image["id"]}', image['size'])
+    told = time.monotonic()
+
+    def advance(length: int) -> None:
+        nonlocal told
+        target.progress.advance(length)
+        if time.monotonic() > told + _TELL_SECONDS:
+            # So that no other run takes this one for dead.
+            told = time.monotonic()
+            successors.touch(successor)
+
     try:
         target.api.copy_to_staging(image['id'], image['size'], successor,
-                                   target.progress.advance)
+                                   advance)
         target.api.start_import(successor, target.stores)
     except BaseException:
         # Nobody could go on with what is half staged.
@@ -159,13 +194,14 @@ def _wait(successor: str, progress: progress_.Progress) -> str:
     """
     while task_id := records.lock_holder(successor):
         task = records.find_task(task_id) or {}
-        if task and records.age(task) > _SILENT_SECONDS:
+        if (records.age(task) if task else records.lock_age(successor)
+                ) > _SILENT_SECONDS:
             raise errors.Busy(f'The import of image {successor} has been '
                               'silent for an hour.')
         progress.enter(f'Importing image {successor}: '
                        f'{task.get("message") or "no word yet"}')
         time.sleep(_POLL_SECONDS)
-    row = _living(successor)
+    row = living(successor)
     # Of what was imported days ago there is no task any more.
     message = (records.last_task(successor) or {}).get('message') or ''
     if row['status'] != 'active' or row['disk_format'] != 'raw':
@@ -179,77 +215,53 @@ def _put_in_place(image_id: str, successor: str) -> None:
     :raises errors.Busy: if another one has its place
     """
     # It may have been closed, or changed, since this began.
-    image = _living(image_id)
-    if reason := why_not(image):
-        if successors.find(image_id).is_done_by(successor):
-            return
-        raise errors.Busy(f'Meanwhile {reason}.')
+    if _see_open(image_id, successor):
+        return
     if not successors.take(image_id, successor):
         raise errors.Busy('Meanwhile another image has its place.')
     now = timeutils.utcnow().isoformat(timespec='seconds')
-    successors.hand_over(image, successor, now)
+    former = successors.hand_over(
+        image_id, successor, now, lambda: _see_open(image_id, successor))
     successors.hide(image_id, successor, now)
+    # Between one step and the other there is a moment.
+    late = records.find_image(image_id)
+    if former and any(late[name] != former[name] for name in _CLOSING):
+        successors.withdraw(successor)
+        raise errors.Busy(
+            f'Meanwhile it was changed: look at image {successor}, which only '
+            'its owner sees now.')
+
+
+def _see_open(image_id: str, successor: str) -> bool:
+    """See that an image still is one to convert; returns whether it is done.
+
+    :raises errors.Busy: if it is none
+    """
+    if reason := why_not(living(image_id)):
+        if successors.find(image_id).is_done_by(successor):
+            return True
+        raise errors.Busy(f'Meanwhile {reason}.')
+    return False
+
+
+def clear(image_id: str, api: image_api.ImageApi) -> None:
+    """Remove what runs have left that were not the first."""
+    for successor in successors.made_for(image_id):
+        row = records.find_image(successor)
+        if not records.lock_holder(successor) and (
+                row['status'] == 'active'
+                or records.image_age(successor) > _SILENT_SECONDS):
+            _give_up(image_id, successor, api)
 
 
 def _give_up(image_id: str, successor: str, api: image_api.ImageApi) -> None:
     """Remove what has nobody's place."""
     try:
-        if successors.find(image_id).to != successor:
+        row = records.find_image(successor)
+        if not row['deleted'] and not _is_published(image_id, row):
             api.delete(successor)
     except errors.ConversionError:
         LOG.exception('Image %s is left; a later run sees to it', successor)
-
-
-def why_kept(image: Any, grace: float) -> str:
-    """Why an image is not one to retire; '' if it is.
-
-    :param image: as the database has it
-    :param grace: how many seconds ago another one has to have its place
-    """
-    found = successors.properties(image)
-    if successors.AT not in found or successors.TO not in found:
-        return 'no image has its place'
-    age = (timeutils.utcnow() - timeutils.normalize_time(
-        timeutils.parse_isotime(found[successors.AT]))).total_seconds()
-    if age < grace:
-        return f'it was replaced {age / 3600:.0f} hours ago'
-    if image['protected']:
-        return 'it is protected'
-    return '' if image['os_hidden'] else 'it is not hidden any more'
-
-
-def retire(image_id: str, grace: float, target: Target) -> None:
-    """Delete an image for which why_kept() has found nothing.
-
-    :raises errors.ConversionError: if it has to stay
-    """
-    successor = successors.find(image_id).to
-    _see_sound(image_id, successor)
-    places = [*stored.recorded([successor])]
-    if not places:
-        raise errors.NotStored(
-            f'Image {successor} is not active in any of our stores.')
-    for place in places:
-        report = verify.verify(place, (), target.progress)
-        if report.faults or report.doubt:
-            raise errors.SourceFailed(str(report))
-    # That took a while.
-    _see_sound(image_id, successor)
-    if reason := why_kept(_living(image_id), grace):
-        raise errors.Busy(f'Meanwhile {reason}.')
-    target.api.delete(image_id)
-
-
-def _see_sound(image_id: str, successor: str) -> None:
-    """See that an image has the place of another one.
-
-    :raises errors.ConversionError: if not
-    """
-    row = _living(successor)
-    if (row['status'] != 'active' or successors.properties(row).get(
-            successors.FROM) != image_id):
-        raise errors.ConversionError(f'Image {successor} is not active, or '
-                                     'is another one.')
 
 
 def stores_of(image: Any) -> list[str]:

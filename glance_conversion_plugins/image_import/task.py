@@ -136,7 +136,8 @@ class ConvertImage(task.Task):
         # For what an owner chose, and not this deployment.
         if decided.concerns_owner:
             execution.see_keepable(declaration, path)
-            self._journal.note(outcome='kept', reason=decided.reason)
+            self._journal.note(outcome='kept', reason=decided.reason,
+                               upload_bytes=os.path.getsize(path))
         else:
             self._journal.omit()
         self._explain(decided)

@@ -15,9 +15,9 @@ glance-api has many processes, which come and go; all add to one file, which
 the agent reads when Prometheus asks it. Imports are few beside that.
 """
 
-import bisect
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import json
 import logging
 import os
@@ -33,9 +33,17 @@ LOG = logging.getLogger(__name__)
 
 _PREFIX = 'glance_conversion_'
 _FILE = 'glance-conversion-tally'
+# A counter is worth no longer wait.
+_PATIENCE_SECONDS = 2
 
 # Upper bounds, in seconds: an import takes from one to some thousand.
+_LAST = '+Inf'
 BOUNDS = (1., 2., 5., 10., 20., 60., 120., 300., 600., 1800., 3600.)
+
+
+# What an import may come to.
+OUTCOMES = ('converted', 'staged', 'inspected', 'kept', 'refused', 'stopped',
+            'failed')
 
 
 class _Family(NamedTuple):
@@ -66,14 +74,15 @@ class Key(NamedTuple):
 
     family: str
     labels: tuple[str, ...]
-    part: str = ''      # of a histogram: sum, or the number of a bucket
+    part: str = ''      # of a histogram: sum, or the bound of a bucket
 
 
 def observation(family: str, label: str, seconds: float) -> dict[Key, float]:
     """What one observation adds to a histogram."""
-    bucket = bisect.bisect_left(BOUNDS, seconds)
+    bound = next((str(bound) for bound in BOUNDS if seconds <= bound),
+                 _LAST)
     return {Key(family, (label,), 'sum'): seconds,
-            Key(family, (label,), str(bucket)): 1}
+            Key(family, (label,), bound): 1}
 
 
 def add(folder: str | None, increments: Mapping[Key, float]) -> None:
@@ -83,9 +92,10 @@ def add(folder: str | None, increments: Mapping[Key, float]) -> None:
     """
     try:
         path = os.path.join(locks.folder(folder), _FILE)
-        fd = locks.hold(path + '.lock')
+        fd = locks.hold(path + '.lock', _PATIENCE_SECONDS)
         try:
-            noted = dict(notes.read(path, float))
+            noted = {json.dumps(key): value for key, value
+                     in _read(path).items()}
             for key, value in increments.items():
                 name = json.dumps(key)
                 noted[name] = noted.get(name, 0) + value
@@ -100,12 +110,18 @@ def add(folder: str | None, increments: Mapping[Key, float]) -> None:
 
 def read(folder: str | None) -> dict[Key, float]:
     """The counters of the node."""
-    found = notes.read(os.path.join(locks.folder(folder), _FILE), float)
-    return {_key(*json.loads(name)): value for name, value in found.items()}
+    return _read(os.path.join(locks.folder(folder), _FILE))
 
 
-def _key(family: str, labels: list[str], part: str) -> Key:
-    return Key(family, tuple(labels), part)
+def _read(path: str) -> dict[Key, float]:
+    found = {}
+    for name, value in notes.read(path, float).items():
+        # Another version may have counted what this one does not know.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            family, labels, part = json.loads(name)
+            if len(labels) == len(FAMILIES[family].labels):
+                found[Key(family, tuple(labels), part)] = value
+    return found
 
 
 class Collector:
@@ -126,6 +142,19 @@ class Collector:
                       if key.family == name}
             yield (_histogram if family.is_histogram else _counter)(
                 name, family, values)
+        yield _outcomes(found)
+
+
+def _outcomes(found: Mapping[Key, float]) -> core.Metric:
+    """All there from the start, so that the first failure shows."""
+    metric = core.CounterMetricFamily(
+        f'{_PREFIX}import_outcomes', 'Imports that ended, by what came of '
+        'them', labels=['outcome'])
+    for outcome in OUTCOMES:
+        metric.add_metric([outcome], sum(
+            value for key, value in found.items()
+            if key.family == 'imports' and key.labels[0] == outcome))
+    return metric
 
 
 def _counter(name: str, family: _Family, values: Mapping[Key, float]
@@ -143,9 +172,9 @@ def _histogram(name: str, family: _Family, values: Mapping[Key, float]
                                         labels=family.labels)
     for labels in sorted({key.labels for key in values}):
         buckets, count = [], 0.
-        for number, bound in enumerate((*BOUNDS, '+Inf')):
-            count += values.get(Key(name, labels, str(number)), 0)
-            buckets.append((str(bound), count))
+        for bound in (*map(str, BOUNDS), _LAST):
+            count += values.get(Key(name, labels, bound), 0)
+            buckets.append((bound, count))
         metric.add_metric(labels, buckets,
                           values.get(Key(name, labels, 'sum'), 0))
     return metric

@@ -29,6 +29,7 @@ from glance_conversion_plugins.copying import progress as progress_
 from glance_conversion_plugins.copying import reading
 from glance_conversion_plugins.copying import sources
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.maintenance import stored
 
@@ -73,7 +74,8 @@ def _compare(place: stored.StoredImage, before: Sequence[pipeline.Consumer],
              progress: progress_.Progress, cancel: cancel_.Cancel
              ) -> tuple[tuple[str, ...], str]:
     try:
-        if place.store.location(place.image_id)[0] != place.location['url']:
+        if place.store.location(place.image_id)[0] != compat.location_url(
+                place.location['url']):
             return (), 'is not where the store puts images'
     except errors.NotStored:
         return ('there is no data of it',), ''

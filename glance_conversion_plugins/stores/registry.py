@@ -20,6 +20,7 @@ import glance_store
 from oslo_config import cfg
 
 from glance_conversion_plugins import errors
+from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.stores import protocols
 
 CONF = cfg.CONF
@@ -51,6 +52,7 @@ def is_in_place(store: protocols.Adoptable, image_id: str,
                 location: Mapping[str, Any]) -> bool:
     """Say whether a location of an image is where the store itself puts it."""
     try:
-        return bool(store.location(image_id)[0] == location['url'])
+        return bool(store.location(image_id)[0]
+                    == compat.location_url(location['url']))
     except errors.SinkFailed:
         return False

@@ -28,6 +28,7 @@ from glance_conversion_plugins.glance_db import compat
 from glance_conversion_plugins.glance_db import records
 from glance_conversion_plugins.glance_db import successors
 from glance_conversion_plugins.image_import import reimport
+from glance_conversion_plugins.image_import import retirement
 from glance_conversion_plugins.stores import registry
 from tests.unit import databases
 from tests.unit import file_stores
@@ -350,6 +351,105 @@ def test_members_are_as_they_are_in_the_end(steps):
     _see_replaced(former)
 
 
+def _undo(former, before):
+    """As Glance does, which saves all of a row as it has read it."""
+    compat.database().image_update(compat.admin_context(), former, {
+        'os_hidden': False, 'properties': before}, purge_props=True)
+
+
+def test_what_was_published_is_never_removed():
+    """Whatever Glance has undone, and whoever has deactivated it since."""
+    former = _former()
+    before = successors.properties(records.find_image(former))
+    new, _ = _convert(former)
+    _undo(former, before)
+    _update(new, status='deactivated', protected=False)
+    _set_age(new, hours=2)
+    with pytest.raises(errors.Busy, match='has its place, and is deactiv'):
+        _convert(former)
+    assert set(_living()) == {former, new}
+
+
+@pytest.mark.parametrize('step', ['take is done', 'hand_over',
+                                  'hand_over is done', 'hide'])
+@pytest.mark.parametrize('change', [
+    {'visibility': 'private'}, {'status': 'deactivated'}])
+def test_what_is_closed_in_the_last_moment_is_not_opened(steps, step, change):
+    former = _former()
+
+    def close(found):
+        if found == step:
+            _update(former, **change)
+    try:
+        new, _ = _convert(former, steps(close))
+    except errors.Busy:
+        new = successors.find(former).to
+    row = records.find_image(new)
+    assert row['visibility'] == 'private'
+    assert row['status'] == 'active'
+
+
+def test_what_slower_runs_have_left_is_removed():
+    former = _former()
+    left = [successors.create(records.find_image(former), 'operators', {})
+            for _ in range(3)]
+    _update(left[0], status='active', disk_format='raw')
+    _update(left[1], status='active', disk_format='raw')
+    _set_age(left[2], hours=2)
+    new, _ = _convert(former)
+    assert new == left[0]
+    assert _see_replaced(former) == new
+
+
+def test_what_was_imported_and_not_converted_is_begun_anew():
+    former = _former()
+    left = successors.create(records.find_image(former), 'operators', {})
+    _update(left, status='active')
+    assert _convert(former)[0] != left
+    _see_replaced(former)
+
+
+@pytest.mark.parametrize('is_done', [True, False])
+def test_a_place_whose_image_is_gone_is_free_again(steps, is_done):
+    former = _former()
+    if is_done:
+        new, _ = _convert(former)
+        _update(former, os_hidden=False)
+    else:
+        new = successors.create(records.find_image(former), 'operators', {})
+        successors.take(former, new)
+    _update(new, protected=False)
+    databases.delete_image(new)
+    assert reimport.vacated(former) == successors.Taken()
+    assert _convert(former)[0] != new
+    _see_replaced(former)
+
+
+def test_a_long_staging_is_not_taken_for_dead(monkeypatch):
+    former, api = _former(), Api()
+    clock = iter(range(0, 10_000, 1000))
+    monkeypatch.setattr(reimport, 'time', types.SimpleNamespace(
+        monotonic=lambda: next(clock), sleep=lambda seconds: None))
+
+    def stage(source_id, size, image_id, advance):
+        databases.set_status(image_id, 'uploading')
+        _set_age(image_id, hours=2)
+        advance(size)
+        assert records.image_age(image_id) < 60
+    api.copy_to_staging = stage
+    _convert(former, api)
+    _see_replaced(former)
+
+
+def test_a_lock_without_a_task_is_waited_for_no_longer(monkeypatch):
+    former = _former()
+    new = successors.create(records.find_image(former), 'operators', {})
+    databases.lock(new, 'no-such-task')
+    databases.age_lock(new, 3700)
+    with pytest.raises(errors.Busy, match='silent for an hour'):
+        _convert(former)
+
+
 def _importing(former, age=0., **values):
     """What another run has Glance import."""
     new = successors.create(records.find_image(former), 'operators', {})
@@ -427,9 +527,9 @@ def replaced(tmp_path, monkeypatch):
 
 
 def _retire(former, api=None, grace=0):
-    if reason := reimport.why_kept(records.find_image(former), grace):
+    if reason := retirement.why_kept(records.find_image(former), grace):
         return reason
-    return reimport.retire(former, grace, _target(api))
+    return retirement.retire(former, grace, _target(api))
 
 
 def test_one_that_nobody_needs_is_deleted(replaced):
@@ -478,13 +578,13 @@ def test_one_that_is_needed_by_the_time_it_was_verified(
         replaced, monkeypatch, change):
     former, new, _ = replaced
     _update(new, protected=False)
-    verify = reimport.verify.verify
+    verify = retirement.verify.verify
 
     def verified(*args):
         report = verify(*args)
         change(former, new)
         return report
-    monkeypatch.setattr(reimport.verify, 'verify', verified)
+    monkeypatch.setattr(retirement.verify, 'verify', verified)
     with pytest.raises(errors.ConversionError):
         _retire(former)
     assert records.status(former) == 'active'

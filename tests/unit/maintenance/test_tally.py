@@ -12,6 +12,7 @@
 
 """What the processes of a node add up, as Prometheus reads it."""
 
+import json
 import multiprocessing
 import os
 
@@ -19,6 +20,7 @@ import prometheus_client
 from prometheus_client import parser
 import pytest
 
+from glance_conversion_plugins.external import locks
 from glance_conversion_plugins.maintenance import tally
 
 KEY = tally.Key('imports', ('converted', '', 'qcow2', 'bare'))
@@ -52,7 +54,9 @@ def test_processes_add_up(tmp_path):
 
 
 def test_what_is_served(tmp_path):
-    assert _served(tmp_path) == {}
+    assert set(_served(tmp_path).values()) == {0}
+    assert {labels for _, labels in _served(tmp_path)} == {
+        (('outcome', outcome),) for outcome in tally.OUTCOMES}
     for seconds in (0.5, 1, 1.5, 4000):
         tally.add(str(tmp_path), {KEY: 1} | tally.observation(
             'import_seconds', 'converted', seconds))
@@ -60,6 +64,8 @@ def test_what_is_served(tmp_path):
     assert found['glance_conversion_imports_total', (
         ('container', 'bare'), ('format', 'qcow2'), ('outcome', 'converted'),
         ('reason', ''))] == 4
+    assert found['glance_conversion_import_outcomes_total', (
+        ('outcome', 'converted'),)] == 4
 
     def histogram(part, *labels):
         return found[f'glance_conversion_import_seconds_{part}', (
@@ -80,7 +86,28 @@ def test_what_can_not_be_counted_harms_nobody(tmp_path, caplog):
     (tmp_path / 'file').write_text('')
     tally.add(str(tmp_path / 'file'), {KEY: 1})
     assert 'is not counted' in caplog.text
-    assert _served(tmp_path / 'file') == {}
+    assert set(_served(tmp_path / 'file').values()) == {0}
+
+
+def test_what_another_version_has_counted_is_left_out(tmp_path):
+    path = tmp_path / 'glance-conversion-tally'
+    tally.add(str(tmp_path), {KEY: 1})
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {
+        json.dumps(['other', ['x'], '']): [1], '["imports", ["x"], ""]': [2],
+        'nonsense': [3]}))
+    tally.add(str(tmp_path), {KEY: 1})
+    assert tally.read(str(tmp_path)) == {KEY: 2}
+    assert _served(tmp_path)
+
+
+def test_no_import_waits_for_one_that_keeps_the_counters(
+        tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(tally, '_PATIENCE_SECONDS', 0.1)
+    fd = locks.acquire(str(tmp_path / 'glance-conversion-tally.lock'))
+    tally.add(str(tmp_path), {KEY: 1})
+    assert 'is not counted' in caplog.text
+    os.close(fd)
 
 
 @pytest.mark.parametrize('name', tally.FAMILIES)
