@@ -183,3 +183,16 @@ def test_a_link_goes_and_not_what_it_leads_to(tmp_path):
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError):
         staged.unlink(tmp_path / 'upload')
+
+
+def test_where_no_thread_can_be_had(tmp_path, monkeypatch):
+    path = tmp_path / 'upload'
+    path.write_bytes(b'upload')
+    before = len(os.listdir('/proc/self/fd'))
+
+    def start(thread):
+        raise RuntimeError('no more threads')
+    monkeypatch.setattr(threading.Thread, 'start', start)
+    staged.unlink(path)
+    assert not path.exists()
+    assert len(os.listdir('/proc/self/fd')) == before

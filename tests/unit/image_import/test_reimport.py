@@ -327,8 +327,7 @@ def test_a_record_that_glance_has_undone(steps):
     former = _former()
     before = successors.properties(records.find_image(former))
     new, _ = _convert(former)
-    compat.database().image_update(compat.admin_context(), former, {
-        'os_hidden': False, 'properties': before}, purge_props=True)
+    _undo(former, before)
     _update(new, name='as its owner has called it')
     assert _convert(former)[0] == new
     assert _see_replaced(former, name='as its owner has called it') == new
@@ -368,6 +367,20 @@ def test_what_was_published_is_never_removed():
     with pytest.raises(errors.Busy, match='has its place, and is deactiv'):
         _convert(former)
     assert set(_living()) == {former, new}
+
+
+def test_what_came_back_is_not_purged_as_deleted():
+    """Glance purges properties by when they were deleted, alone."""
+    former = _former()
+    before = successors.properties(records.find_image(former))
+    new, _ = _convert(former)
+    _undo(former, before)
+    assert _convert(former)[0] == new
+    with glance_db.session_for_write() as session:
+        assert {row.name: row.deleted_at for row in session.query(
+            models.ImageProperty).filter_by(image_id=former).filter(
+            models.ImageProperty.name.in_((successors.TO, successors.AT)))
+        } == {successors.TO: None, successors.AT: None}
 
 
 @pytest.mark.parametrize('step', ['take is done', 'hand_over',

@@ -14,6 +14,8 @@
 import hashlib
 import uuid
 
+from glance.common import crypt
+from oslo_config import cfg
 import pytest
 
 from glance_conversion_plugins import cancel as cancel_
@@ -89,6 +91,20 @@ def test_a_byte_that_has_changed(folder, at, values, algorithm):
     assert str(report).startswith(
         f'image {path.name} in store files DIFFERS: its {algorithm} is ')
     assert path.read_bytes() == content
+
+
+def test_where_glance_encrypts_locations(folder):
+    key = '0' * 16
+    path = _store(folder)
+    databases.delete_locations(path.name)
+    cfg.CONF.set_override('metadata_encryption_key', key)
+    try:
+        databases.add_location(path.name, crypt.urlsafe_encrypt(
+            key, f'file://{path}', 64))
+        assert _verify() == verify.Report(next(stored.recorded()))
+        assert [found.image_id for found in stored.images()] == [path.name]
+    finally:
+        cfg.CONF.clear_override('metadata_encryption_key')
 
 
 @pytest.mark.parametrize('content', [CONTENT[:-1], CONTENT + b'\0', b''])
