@@ -251,8 +251,12 @@ def test_who_may_not_see_an_image(glance, images, store):
 @contextlib.contextmanager
 def running(glance, *args):
     """The command, until it is killed."""
+    # What began in the background of a shell ignores an interrupt, as would
+    # all that it starts.
     process = subprocess.Popen(
-        glance.manage_command('convert', *args), env=glance.manage_environ(),
+        ['env', '--default-signal=INT',
+         *glance.manage_command('convert', *args)],
+        env=glance.manage_environ(),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True)
     try:
