@@ -19,6 +19,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from cloud import processes
 import pytest
 
 from tests.functional import support
@@ -34,8 +35,11 @@ def programs(tmp_path_factory):
     Installed, it would run as a service from now on.
     """
     folder = tmp_path_factory.mktemp('prometheus')
-    subprocess.run(['apt-get', '--quiet', 'download', 'prometheus'],
-                   cwd=folder, check=True, timeout=120)
+    download = ['apt-get', '--quiet', 'download', 'prometheus']
+    if subprocess.run(download, cwd=folder, timeout=120).returncode:
+        # Where nothing had to be installed, no list of packages is there.
+        processes.run_as_root('apt-get', '--quiet', 'update')
+        subprocess.run(download, cwd=folder, check=True, timeout=120)
     package, = folder.glob('prometheus_*.deb')
     subprocess.run(['dpkg-deb', '--extract', package, folder / 'root'],
                    check=True)
