@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 from prometheus_client import core
 
-from glance_conversion_plugins import errors
 from glance_conversion_plugins.external import locks
 from glance_conversion_plugins.maintenance import notes
 
@@ -104,7 +103,7 @@ def add(folder: str | None, increments: Mapping[Key, float]) -> None:
         finally:
             os.close(fd)
     # Nothing that matters to an image depends on it.
-    except (OSError, errors.ConversionError):
+    except Exception:
         LOG.warning('An import is not counted', exc_info=True)
 
 
