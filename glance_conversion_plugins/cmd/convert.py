@@ -115,9 +115,6 @@ def _wanted(args: Any) -> Iterator[Any]:
 
 def _convert(image: Any, args: Any, target: reimport.Target) -> str:
     """Convert one image; returns what has become of it."""
-    if not reimport.vacated(image['id']).to:
-        # What had its place may just have been found to be gone.
-        image = records.find_image(image['id'])
     if reason := reimport.why_not(image):
         return f'stays as it is: {reason}'
     target = target._replace(stores=_targets(image, args.store))
@@ -144,8 +141,8 @@ def _retire(image: Any, args: Any, target: reimport.Target) -> str:
 
 def _targets(image: Any, wanted: list[str]) -> list[str]:
     """The stores that an image goes into."""
-    stores = wanted or [name for name in reimport.stores_of(image)
-                        if registry.find(name)] or [
+    present = sorted(records.recorded_stores(image['id']))
+    stores = wanted or [name for name in present if registry.find(name)] or [
         CONF.glance_store.default_backend]
     _see_ours(stores)
     return stores

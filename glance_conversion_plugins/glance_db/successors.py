@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """Images that take the place of others, as Glance's database has them.
 
 Which image takes the place of which one stands in properties that Glance lets

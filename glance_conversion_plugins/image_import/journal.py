@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """One line in the log for each import that a plugin decides about.
 
 For programs, which find the same keys in each of them: those of ``KEYS``, and
@@ -47,7 +48,7 @@ class Journal:
     """What is known of an import, until it is told."""
 
     def __init__(self, **known: object) -> None:
-        self._known = dict.fromkeys(KEYS, '') | known
+        self._known: dict[str, Any] = dict.fromkeys(KEYS, '') | known
         self._stages: dict[str, float] = {}
         self._is_told = True
 
@@ -80,8 +81,7 @@ class Journal:
 
     def _increments(self) -> dict[tally.Key, float]:
         """What it adds to the counters of the node."""
-        known = {name: str(value) for name, value in self._known.items()}
-        outcome = known['outcome']
+        known, outcome = self._known, str(self._known['outcome'])
         reason = '' if outcome == 'kept' else known['reason']
         found: dict[tally.Key, float] = {
             tally.Key('imports', (outcome, reason, known['format'],
@@ -89,7 +89,7 @@ class Journal:
         for name in ('upload_bytes', 'disk_bytes', 'written_bytes'):
             found[tally.Key(name, (outcome,))] = float(known[name] or 0)
         found |= tally.observation('import_seconds', outcome,
-                                   float(known['seconds']))
+                                   known['seconds'])
         for stage, spent in self._stages.items():
             found |= tally.observation('stage_seconds', stage, spent)
         return found

@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """Images that are stored in another format become raw, under new ids.
 
 What is stored under an id never changes. So an image is imported once more,
@@ -64,8 +65,10 @@ def why_not(image: Any) -> str:
 
     :param image: as the database has it
     """
-    names = successors.properties(image).keys()
-    if successors.AT in names:
+    found = successors.properties(image)
+    names = found.keys()
+    if (names >= {successors.TO, successors.AT}
+            and not _is_gone(found[successors.TO])):
         return 'another image has its place already'
     if successors.FROM in names and successors.TO not in names and (
             image['os_hidden']):
@@ -114,8 +117,12 @@ def _begun(image: Any, api: image_api.ImageApi) -> str:
 
     :raises errors.Busy: if nobody can go on with it now
     """
-    taken = vacated(image['id']).to
-    for successor in [taken] if taken else successors.made_for(image['id']):
+    taken = successors.find(image['id'])
+    if taken.to and _is_gone(taken.to):
+        successors.vacate(image['id'], taken)
+        taken = successors.Taken()
+    for successor in [taken.to] if taken.to else successors.made_for(
+            image['id']):
         row = living(successor)
         if records.lock_holder(successor) or (
                 row['status'], row['disk_format']) == ('active', 'raw'):
@@ -132,14 +139,9 @@ def _begun(image: Any, api: image_api.ImageApi) -> str:
     return ''
 
 
-def vacated(image_id: str) -> successors.Taken:
-    """What has become of the place of an image, unless that is gone."""
-    taken: successors.Taken = successors.find(image_id)
-    row = records.find_image(taken.to) if taken.to else None
-    if taken.to and (row is None or row['deleted']):
-        successors.vacate(image_id, taken)
-        return successors.Taken()
-    return taken
+def _is_gone(image_id: str) -> bool:
+    row = records.find_image(image_id)
+    return row is None or bool(row['deleted'])
 
 
 def _is_published(image_id: str, row: Any) -> bool:
@@ -262,10 +264,3 @@ def _give_up(image_id: str, successor: str, api: image_api.ImageApi) -> None:
             api.delete(successor)
     except errors.ConversionError:
         LOG.exception('Image %s is left; a later run sees to it', successor)
-
-
-def stores_of(image: Any) -> list[str]:
-    """The stores that an image is in."""
-    return [location['metadata'].get('store', '')
-            for location in image['locations']
-            if location['status'] == 'active']

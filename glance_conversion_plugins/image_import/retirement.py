@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """The end of images whose place others have taken."""
 
 from typing import Any
@@ -59,8 +60,9 @@ def retire(image_id: str, grace: float, target: reimport.Target) -> None:
     _see_sound(image_id, successor)
     if reason := why_kept(reimport.living(image_id), grace):
         raise errors.Busy(f'Meanwhile {reason}.')
-    target.api.delete(image_id)
+    # Before, for of an image that is gone nobody knows what has its place.
     reimport.clear(image_id, target.api)
+    target.api.delete(image_id)
 
 
 def _see_sound(image_id: str, successor: str) -> None:

@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """What imports have come to, added up for all processes of a node.
 
 glance-api has many processes, which come and go; all add to one file, which
@@ -36,9 +37,8 @@ _FILE = 'glance-conversion-tally'
 _PATIENCE_SECONDS = 2
 
 # Upper bounds, in seconds: an import takes from one to some thousand.
-_LAST = '+Inf'
 BOUNDS = (1., 2., 5., 10., 20., 60., 120., 300., 600., 1800., 3600.)
-
+_LAST = '+Inf'
 
 # What an import may come to.
 OUTCOMES = ('converted', 'staged', 'inspected', 'kept', 'refused', 'stopped',
@@ -93,13 +93,11 @@ def add(folder: str | None, increments: Mapping[Key, float]) -> None:
         path = os.path.join(locks.folder(folder), _FILE)
         fd = locks.hold(path + '.lock', _PATIENCE_SECONDS)
         try:
-            noted = {json.dumps(key): value for key, value
-                     in _read(path).items()}
+            found = _read(path)
             for key, value in increments.items():
-                name = json.dumps(key)
-                noted[name] = noted.get(name, 0) + value
-            notes.write(path, {name: (value,)
-                               for name, value in noted.items()})
+                found[key] = found.get(key, 0) + value
+            notes.write(path, {json.dumps(key): (value,)
+                               for key, value in found.items()})
         finally:
             os.close(fd)
     # Nothing that matters to an image depends on it.

@@ -9,6 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+
 """The line that tells of an import, read as programs read it."""
 
 import logging
@@ -19,12 +20,20 @@ import pytest
 
 from glance_conversion_plugins import errors
 from glance_conversion_plugins.image_import import journal
+from glance_conversion_plugins.maintenance import tally
 
 
 def read(line):
     """The keys and values of a line, as a parser of logfmt finds them."""
     assert line.startswith('import ')
     return dict(word.split('=', 1) for word in shlex.split(line)[1:])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, override):
+    """Where the node counts, which is not that of other tests."""
+    override('lock_path', str(tmp_path), 'oslo_concurrency')
+    return str(tmp_path)
 
 
 @pytest.fixture
@@ -88,3 +97,34 @@ def test_what_another_plugin_decides_is_not_told(lines):
     with found.told():
         found.omit()
     assert lines() == []
+
+
+def test_what_is_told_is_counted(folder):
+    _tell(format='qcow2', container='bare', upload_bytes=5, disk_bytes=70,
+          written_bytes=6)
+    _tell(errors.StoreFull('words'), format='qcow2', container='bare')
+    counted = tally.read(folder)
+    outcomes = {key.labels: value for key, value in counted.items()
+                if key.family == 'imports'}
+    assert outcomes == {('converted', '', 'qcow2', 'bare'): 1,
+                        ('failed', 'StoreFull', 'qcow2', 'bare'): 1}
+    for name, value in (('upload', 5), ('disk', 70), ('written', 6)):
+        assert counted[tally.Key(f'{name}_bytes', ('converted',))] == value
+        assert counted[tally.Key(f'{name}_bytes', ('failed',))] == 0
+    assert counted[tally.Key('stage_seconds', ('read',), 'sum')] == 4
+    assert counted[tally.Key('stage_seconds', ('read',), '2.0')] == 2
+
+
+def test_what_is_kept_has_no_words_for_a_label(folder):
+    found = journal.Journal()
+    with found.told():
+        found.note(outcome='kept', reason='its container format is docker')
+    assert [key.labels[:2] for key in tally.read(folder)
+            if key.family == 'imports'] == [('kept', '')]
+
+
+def test_each_outcome_is_served():
+    told = {*journal.DONE.values(), 'kept', *(
+        journal._outcome(error) for error in (
+            errors.DamagedImage(), errors.TakenOver(), KeyError()))}
+    assert told == set(tally.OUTCOMES)
